@@ -1,0 +1,1 @@
+"""Migration between MLflow stores: plan, run, verify."""

@@ -1,0 +1,1 @@
+"""SQL stores: SQLite, PostgreSQL and MySQL or MariaDB, at any revision of MLflow's schema."""

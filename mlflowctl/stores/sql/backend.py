@@ -1,0 +1,84 @@
+"""What each database does in its own way; everything above it is written once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    import pyarrow as pa
+
+    from mlflowctl.stores.api import Count, Trouble
+    from mlflowctl.stores.schema import Column, Dialect, Table
+    from mlflowctl.stores.uri import StoreUri
+
+
+class Backend(ABC):
+    """One open database. Methods raise ``SourceError`` or ``TargetError`` according to the side it was opened for."""
+
+    dialect: Dialect
+    uri: StoreUri
+
+    @abstractmethod
+    def catalog(self) -> Mapping[str, tuple[str, ...]]:
+        """Tables of the current schema with their columns in order."""
+
+    @abstractmethod
+    def rows(self, sql: str) -> list[dict[str, Any]]:
+        """A small result."""
+
+    @abstractmethod
+    def stream(self, table: str, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
+        """Rows of a table in canonical Arrow types, in batches of bounded size."""
+
+    @abstractmethod
+    def estimates(self, tables: Iterable[str]) -> Mapping[str, Count]:
+        """Rows per table, as exact as the database can say at once."""
+
+    @abstractmethod
+    def wrong_types(self, table: Table, columns: Sequence[Column]) -> list[Trouble]:
+        """Cells whose value is not of the column's kind (SQLite alone lets that happen)."""
+
+    def quote(self, name: str) -> str:
+        """``name`` as an identifier."""
+        return '"' + name.replace('"', '""') + '"'
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+
+class WriteBackend(Backend):
+    """An open database that can be written."""
+
+    @abstractmethod
+    def execute(self, sql: str) -> None: ...
+
+    @abstractmethod
+    def append(self, table: Table, rows: pa.RecordBatch) -> None:
+        """Bulk-append canonical rows, within the open transaction."""
+
+    @abstractmethod
+    def commit(self) -> None: ...
+
+    @abstractmethod
+    def rollback(self) -> None: ...
+
+    @abstractmethod
+    def set_sequences(self, tables: Iterable[Table]) -> None:
+        """Make the next generated IDs follow the copied ones."""
+
+    @abstractmethod
+    def analyze(self, tables: Iterable[str]) -> None:
+        """Refresh the planner's statistics."""
+
+    def literal(self, value: str | int | float | None) -> str:
+        """``value`` as an SQL literal."""
+        if value is None:
+            return "NULL"
+        if isinstance(value, bool):
+            return "1" if value else "0"
+        if isinstance(value, (int, float)):
+            return repr(value)
+        return "'" + value.replace("'", "''") + "'"

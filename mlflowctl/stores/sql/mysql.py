@@ -1,0 +1,224 @@
+"""MySQL and MariaDB through PyMySQL: LOAD DATA where the server allows it, multi-row INSERT where not."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mlflowctl.core.errors import MlflowctlError, SourceError, TargetError
+from mlflowctl.core.redact import redact_text
+from mlflowctl.stores.api import Count, Trouble
+from mlflowctl.stores.canonical import arrow_schema
+from mlflowctl.stores.sql.backend import WriteBackend
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from mlflowctl.stores.schema import Column, Dialect, Table
+    from mlflowctl.stores.uri import StoreUri
+
+_FETCH_ROWS = 20_000
+_INSERT_ROWS = 500
+_UNREACHABLE = {2002, 2003, 2005, 2006, 2013}
+_DENIED = {1044, 1045, 1698}
+# The server's words for: LOAD DATA LOCAL is off here.
+_NO_LOCAL_INFILE = {1148, 3948, 4166, 2068}
+
+
+class MysqlBackend(WriteBackend):
+    """One MySQL or MariaDB connection."""
+
+    dialect: Dialect = "mysql"
+
+    def __init__(self, uri: StoreUri, *, side: str) -> None:
+        self.uri = uri
+        self._error: type[MlflowctlError] = SourceError if side == "source" else TargetError
+        try:
+            import pymysql
+            import pymysql.cursors
+        except ImportError:
+            raise self._error(
+                "The MySQL driver is not installed.", where=uri.redacted, next_step="pip install 'mlflowctl[mysql]'", kind="missing_driver"
+            ) from None
+        self._cursors = pymysql.cursors
+        self._driver_error = pymysql.err.Error
+        self._local_infile = True
+        try:
+            self._connection: Any = pymysql.connect(
+                charset="utf8mb4", autocommit=False, local_infile=True, binary_prefix=True, **uri.mysql_arguments()
+            )
+            # Zero is a value (experiment 0), backslashes and zero dates mean what they mean everywhere.
+            self.execute("SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO,ANSI_QUOTES'")
+            self.execute("SET SESSION time_zone = '+00:00'")
+            if side == "source":
+                self.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                self.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
+            else:
+                self.execute("SET SESSION foreign_key_checks = 0")
+                self.execute("SET SESSION unique_checks = 0")
+        except pymysql.err.Error as bad:
+            raise self._connect_error(bad) from bad
+
+    def _connect_error(self, bad: Exception) -> MlflowctlError:
+        number = bad.args[0] if bad.args else 0
+        kind, next_step = "refused", "See the server's words above."
+        if number in _UNREACHABLE:
+            kind, next_step = "unreachable", "Check host, port and that the server runs; the same command carries on then."
+        elif number in _DENIED:
+            kind, next_step = "wrong_password", "Check user, password and rights; a password can come from a reference such as env://NAME."
+        elif number == 1049:
+            kind, next_step = "no_database", "Create it first: CREATE DATABASE name CHARACTER SET utf8mb4"
+        words = redact_text(str(bad.args[1] if len(bad.args) > 1 else bad))
+        return self._error("The MySQL database cannot be opened.", where=self.uri.redacted, why=words, next_step=next_step, kind=kind)
+
+    def catalog(self) -> Mapping[str, tuple[str, ...]]:
+        found: dict[str, list[str]] = {}
+        sql = (
+            "SELECT c.table_name AS t, c.column_name AS c FROM information_schema.columns c JOIN information_schema.tables t "
+            "ON t.table_schema = c.table_schema AND t.table_name = c.table_name WHERE c.table_schema = database() "
+            "AND t.table_type = 'BASE TABLE' ORDER BY c.table_name, c.ordinal_position"
+        )
+        for row in self.rows(sql):
+            found.setdefault(row["t"], []).append(row["c"])
+        return {name: tuple(columns) for name, columns in found.items()}
+
+    def rows(self, sql: str) -> list[dict[str, Any]]:
+        with self._connection.cursor(self._cursors.DictCursor) as cursor:
+            cursor.execute(sql)
+            return list(cursor.fetchall())
+
+    def stream(self, table: str, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
+        schema = arrow_schema(columns)
+        # A sum with a double shows every bit; a bare FLOAT column comes rounded to six digits.
+        cells = ", ".join(f"({self.quote(c.name)} + 0e0)" if c.kind == "float" else self.quote(c.name) for c in columns)
+        with self._connection.cursor(self._cursors.SSCursor) as cursor:
+            cursor.execute(f"SELECT {cells} FROM {self.quote(table)}")
+            while rows := cursor.fetchmany(_FETCH_ROWS):
+                arrays = [_array(values, c.kind) for values, c in zip(zip(*rows, strict=True), columns, strict=True)]
+                yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+    def estimates(self, tables: Iterable[str]) -> Mapping[str, Count]:
+        known = {
+            r["t"]: int(r["n"] or 0)
+            for r in self.rows("SELECT table_name AS t, table_rows AS n FROM information_schema.tables WHERE table_schema = database()")
+        }
+        counts: dict[str, Count] = {}
+        for table in tables:
+            if known.get(table, 0) >= 100_000:
+                counts[table] = Count(known[table], estimated=True)
+            else:
+                counts[table] = Count(int(self.rows(f"SELECT count(*) AS n FROM {self.quote(table)}")[0]["n"]))
+        return counts
+
+    def wrong_types(self, table: Table, columns: Sequence[Column]) -> list[Trouble]:
+        return []
+
+    def execute(self, sql: str) -> None:
+        with self._connection.cursor() as cursor:
+            # PyMySQL formats only when arguments are given, so a % stands for itself.
+            cursor.execute(sql)
+
+    def append(self, table: Table, rows: pa.RecordBatch) -> None:
+        if self._local_infile:
+            try:
+                self._load_data(table, rows)
+                return
+            except self._driver_error as bad:
+                if not bad.args or bad.args[0] not in _NO_LOCAL_INFILE:
+                    raise
+                self._local_infile = False
+        self._insert(table, rows)
+
+    def _load_data(self, table: Table, rows: pa.RecordBatch) -> None:
+        kinds = {c.name: c.kind for c in table.columns}
+        names = rows.schema.names
+        fields = [_load_field(array, kinds[name]) for name, array in zip(names, rows.columns, strict=True)]
+        lines = pc.binary_join_element_wise(*fields, pa.scalar(b"\t", pa.binary()))
+        targets, sets = [], []
+        for index, name in enumerate(names):
+            if kinds[name] == "bytes":
+                targets.append(f"@c{index}")
+                sets.append(f"{self.quote(name)} = UNHEX(@c{index})")
+            else:
+                targets.append(self.quote(name))
+        set_clause = f" SET {', '.join(sets)}" if sets else ""
+        charset = "utf8mb4"
+        handle, path = tempfile.mkstemp(prefix="mlflowctl-load-")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                for line in lines.to_pylist():
+                    stream.write(line)
+                    stream.write(b"\n")
+            with self._connection.cursor() as cursor:
+                cursor.execute(
+                    f"LOAD DATA LOCAL INFILE {self.literal(path)} INTO TABLE {self.quote(table.name)} CHARACTER SET {charset} "
+                    f"FIELDS TERMINATED BY '\\t' ESCAPED BY '\\\\' LINES TERMINATED BY '\\n' ({', '.join(targets)}){set_clause}"
+                )
+                # LOAD DATA LOCAL turns errors into warnings (duplicate keys, cut text), so every warning is one.
+                cursor.execute("SHOW WARNINGS LIMIT 5")
+                warnings = cursor.fetchall()
+        finally:
+            os.unlink(path)
+        if warnings:
+            raise self._driver_error(int(warnings[0][1]), f"{table.name}: {warnings[0][2]}")
+
+    def _insert(self, table: Table, rows: pa.RecordBatch) -> None:
+        names = ", ".join(self.quote(n) for n in rows.schema.names)
+        places = ", ".join(["%s"] * rows.num_columns)
+        sql = f"INSERT INTO {self.quote(table.name).replace('%', '%%')} ({names.replace('%', '%%')}) VALUES ({places})"
+        values = list(zip(*(column.to_pylist() for column in rows.columns), strict=True))
+        with self._connection.cursor() as cursor:
+            for start in range(0, len(values), _INSERT_ROWS):
+                cursor.executemany(sql, values[start : start + _INSERT_ROWS])
+
+    def commit(self) -> None:
+        self._connection.commit()
+
+    def rollback(self) -> None:
+        self._connection.rollback()
+
+    def set_sequences(self, tables: Iterable[Table]) -> None:
+        """Nothing to set: AUTO_INCREMENT follows the greatest value that was loaded."""
+
+    def analyze(self, tables: Iterable[str]) -> None:
+        for table in tables:
+            self.rows(f"ANALYZE TABLE {self.quote(table)}")
+
+    def literal(self, value: str | int | float | None) -> str:
+        return super().literal(value.replace("\\", "\\\\") if isinstance(value, str) else value)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _array(values: Sequence[Any], kind: str) -> pa.Array:
+    if kind == "bool":
+        return pa.array(values, pa.int64()).cast(pa.bool_())
+    if kind == "bytes":
+        return pa.array(values, pa.binary())
+    if kind in ("text", "json"):
+        return pa.array([v.decode() if isinstance(v, bytes) else v for v in values], pa.string())
+    if kind == "date":
+        return pa.array([None if v is None else str(v) for v in values], pa.string())
+    if kind == "float":
+        return pa.array([None if v is None else float(v) for v in values], pa.float64())
+    return pa.array(values, pa.int64() if kind == "int" else pa.timestamp("us"))
+
+
+def _load_field(array: pa.Array, kind: str) -> pa.Array:
+    """The column as LOAD DATA reads it: backslash escapes, ``\\N`` for NULL."""
+    if kind == "bytes":
+        text = pa.array([None if v is None else v.hex() for v in array.to_pylist()], pa.string())
+    elif kind == "bool":
+        text = array.cast(pa.int64()).cast(pa.string())
+    else:
+        text = array.cast(pa.string())
+    field = text.cast(pa.binary())
+    if kind in ("text", "json"):
+        for raw, escaped in ((b"\\", b"\\\\"), (b"\t", b"\\t"), (b"\n", b"\\n"), (b"\r", b"\\r"), (b"\0", b"\\0")):
+            field = pc.replace_substring(field, raw, escaped)
+    return pc.fill_null(field, pa.scalar(b"\\N", pa.binary()))

@@ -1,0 +1,158 @@
+"""Reads one chain (tracking, or users and permissions) of a SQL store at whatever revision it stands."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mlflowctl.core.errors import SourceError
+from mlflowctl.stores import schema as schemas
+from mlflowctl.stores.api import Count, NotCarried, Reader, ReadReport, TableBatch
+from mlflowctl.stores.schema import Schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from mlflowctl.stores.schema import Chain
+    from mlflowctl.stores.sql.backend import Backend
+
+JOURNAL_TABLE = "mlflowctl_migrations"
+_CORE_TABLES = {"tracking": ("experiments", "runs", "metrics"), "auth": ("users", "experiment_permissions")}
+
+
+class SqlReader(Reader):
+    """A SQL store, opened by its backend at one instant."""
+
+    def __init__(self, backend: Backend, chain: Chain, *, notes: Sequence[str] = (), check_types: bool = True) -> None:
+        self.backend = backend
+        self.kind = backend.dialect
+        self.uri = backend.uri.redacted
+        self.chain = chain
+        self.snapshot = "single"
+        self.report = ReadReport(notes=list(notes))
+        self._check_types = check_types
+        catalog = backend.catalog()
+        self.revision = _revision(backend, chain, catalog)
+        self.schema = self._actual_schema(catalog)
+
+    def _actual_schema(self, catalog: Mapping[str, tuple[str, ...]]) -> Schema:
+        """The revision's schema, narrowed to what this database really has; what is beyond it is reported."""
+        known = schemas.schema_at(self.chain, self.backend.dialect, self.revision)
+        lost = [name for name in known.tables if name not in catalog]
+        if lost:
+            raise SourceError(
+                f"The source says revision {self.revision} but lacks {', '.join(sorted(lost))}.",
+                where=self.uri,
+                why="An upgrade was cut short, or the revision was stamped by hand.",
+                next_step=f"Restore the backup from before that upgrade, or finish it with: mlflow db upgrade (MLflow {schemas.versions_of(self.chain, self.revision)})",
+                kind="half_applied_revision",
+            )
+        tables = {}
+        for name, table in known.tables.items():
+            there = set(catalog[name])
+            columns = tuple(c for c in table.columns if c.name in there)
+            for column in table.columns:
+                if column.name not in there and not column.nullable and column.default is None and not column.computed:
+                    raise SourceError(
+                        f"The source says revision {self.revision} but {name} lacks the column {column.name}.",
+                        where=self.uri,
+                        why="An upgrade was cut short, or the revision was stamped by hand.",
+                        next_step="Restore the backup from before that upgrade, or add the column.",
+                        kind="half_applied_revision",
+                    )
+            for extra in sorted(there - {c.name for c in table.columns}):
+                rows = self.backend.rows(f"SELECT count({self.backend.quote(extra)}) AS n FROM {self.backend.quote(name)}")[0]["n"]
+                self.report.not_carried.append(NotCarried(f"column {name}.{extra}", int(rows), "no column of MLflow at this revision"))
+            tables[name] = replace(table, columns=columns)
+        self._report_other_tables(catalog, set(known.tables))
+        return replace(known, tables=tables)
+
+    def _report_other_tables(self, catalog: Mapping[str, tuple[str, ...]], ours: set[str]) -> None:
+        chains: tuple[Chain, ...] = ("tracking", "auth")
+        bookkeeping = {schemas.version_table(chain) for chain in chains} | {JOURNAL_TABLE}
+        other_chain: set[str] = set()
+        for chain in chains:
+            if chain != self.chain and schemas.version_table(chain) in catalog:
+                other_chain = {t for r in schemas.revisions(chain) for t in schemas.schema_at(chain, self.backend.dialect, r.id).tables}
+        for name in sorted(set(catalog) - ours - bookkeeping):
+            if name in other_chain:
+                if self.chain == "tracking":
+                    rows = int(self.backend.rows(f"SELECT count(*) AS n FROM {self.backend.quote(name)}")[0]["n"])
+                    self.report.not_carried.append(NotCarried(f"table {name}", rows, "users and permissions: carried with --auth-from and --auth-to"))
+                continue
+            rows = int(self.backend.rows(f"SELECT count(*) AS n FROM {self.backend.quote(name)}")[0]["n"])
+            self.report.not_carried.append(NotCarried(f"table {name}", rows, "not a table of MLflow; it belongs to another owner"))
+
+    def counts(self, *, exact: bool) -> Mapping[str, Count]:
+        if not exact:
+            return self.backend.estimates(self.schema.tables)
+        return {
+            name: Count(int(self.backend.rows(f"SELECT count(*) AS n FROM {self.backend.quote(name)}")[0]["n"])) for name in self.schema.tables
+        }
+
+    def batches(self, tables: Sequence[str] | None = None, columns: Mapping[str, Sequence[str]] | None = None) -> Iterator[TableBatch]:
+        for name in self.schema.tables if tables is None else tables:
+            table = self.schema.tables[name]
+            wanted = None if columns is None else columns.get(name)
+            chosen = [c for c in table.columns if not c.computed and (wanted is None or c.name in wanted)]
+            if self._check_types:
+                troubles = self.backend.wrong_types(table, chosen)
+                if troubles:
+                    # Rows with cells of another type are named, not read: nothing may change on its way.
+                    self.report.troubles.extend(troubles)
+                    continue
+            for rows in self.backend.stream(name, chosen):
+                yield TableBatch(name, rows)
+
+    def close(self) -> None:
+        self.backend.close()
+
+
+def _revision(backend: Backend, chain: Chain, catalog: Mapping[str, tuple[str, ...]]) -> str:
+    """The one revision of the chain that the database names.
+
+    Raises:
+        SourceError: not an MLflow database, several revisions, or one that the installed MLflow does not know.
+    """
+    where = backend.uri.redacted
+    version_table = schemas.version_table(chain)
+    has_core = all(name in catalog for name in _CORE_TABLES[chain])
+    if not has_core and version_table not in catalog:
+        what = "The database is empty." if not catalog else "The database is not an MLflow store."
+        why = None if not catalog else f"It has {len(catalog)} tables, but none of MLflow's ({', '.join(_CORE_TABLES[chain])})."
+        raise SourceError(what, where=where, why=why, next_step="Check the name of the database (and schema).", kind="not_a_store")
+    named: list[str] = []
+    if version_table in catalog:
+        named = [row["version_num"] for row in backend.rows(f"SELECT version_num FROM {backend.quote(version_table)}")]
+    ours = [r for r in named if schemas.known(chain, r)]
+    installed = set(schemas.installed_revisions(chain))
+    if len(ours) > 1:
+        raise SourceError(
+            f"The database names several revisions of MLflow at once: {', '.join(ours)}.",
+            where=where,
+            next_step=f"Find the true one and delete the other rows of {version_table}.",
+            kind="several_revisions",
+        )
+    if not ours:
+        if named and not has_core:
+            raise SourceError("The database is not an MLflow store.", where=where, why=f"Its {version_table} belongs to another program.", next_step="Check the name of the database.", kind="not_a_store")
+        if not named and has_core:
+            # MLflow 0.9 had no revision; the users' database named none under its own table before 3.7.
+            return schemas.revisions(chain)[0].id
+        raise SourceError(
+            f"The source's revision {', '.join(named) or '(none)'} is unknown.",
+            where=where,
+            why=f"The installed MLflow knows revisions up to {schemas.installed_head(chain)}.",
+            next_step="Install the MLflow that wrote it (pip install --upgrade mlflow), then run the same command.",
+            kind="unknown_revision",
+        )
+    revision = ours[0]
+    if revision != "base" and revision not in installed:
+        raise SourceError(
+            f"The source's revision {revision} is newer than the installed MLflow.",
+            where=where,
+            why=f"The installed MLflow ends at {schemas.installed_head(chain)}.",
+            next_step=f"Install MLflow {schemas.versions_of(chain, revision)} or later, then run the same command.",
+            kind="unknown_revision",
+        )
+    return revision

@@ -1,0 +1,231 @@
+"""SQLite through ADBC: the source read-only at one instant, the target built beside its name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import adbc_driver_sqlite
+import pyarrow as pa
+
+from mlflowctl.core.errors import SourceError, TargetError
+from mlflowctl.stores.api import Count, Trouble
+from mlflowctl.stores.canonical import arrow_schema
+from mlflowctl.stores.sql import adbc
+from mlflowctl.stores.sql.backend import WriteBackend
+from mlflowctl.stores.uri import quoted_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from mlflowctl.stores.schema import Column, Dialect, Table
+    from mlflowctl.stores.uri import StoreUri
+
+_BATCH_ROWS = "65536"
+# A first row of the right types: the driver takes a column's type from the first rows it sees.
+_PRIMES = {"int": "0", "float": "0.0", "bool": "0", "text": "''", "json": "''", "bytes": "x''", "date": "''", "datetime": "0"}
+_CELL_TYPES = {
+    "int": "'integer', 'null'",
+    "float": "'real', 'integer', 'null'",
+    "bool": "'integer', 'null'",
+    "text": "'text', 'null'",
+    "json": "'text', 'integer', 'real', 'null'",
+    "bytes": "'blob', 'null'",
+    "date": "'text', 'null'",
+    "datetime": "'integer', 'null'",
+}
+_MAX_NAMED_ROWS = 1000
+
+
+class SqliteBackend(WriteBackend):
+    """One SQLite file over one ADBC connection."""
+
+    dialect: Dialect = "sqlite"
+
+    def __init__(self, uri: StoreUri, *, file: Path, side: str, copy: tempfile.TemporaryDirectory[str] | None = None) -> None:
+        self.uri = uri
+        self.file = file
+        self._side = side
+        self._copy = copy
+        mode = "ro" if side == "source" and copy is None else "rwc" if side == "target" else "rw"
+        self._connection = adbc.Connection(adbc_driver_sqlite._driver_path(), f"file:{quoted_path(file.absolute())}?mode={mode}")
+        if side == "source":
+            self._connection.execute("PRAGMA query_only = 1")
+            self._connection.begin()
+
+    def catalog(self) -> Mapping[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {}
+        names = self.rows("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")
+        for row in names:
+            # table_xinfo also lists generated columns.
+            columns = self.rows(f"SELECT name FROM pragma_table_xinfo({self.literal(row['name'])}) ORDER BY cid")
+            found[row["name"]] = tuple(column["name"] for column in columns)
+        return found
+
+    def rows(self, sql: str) -> list[dict[str, Any]]:
+        return self._connection.rows(sql)
+
+    def stream(self, table: str, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
+        schema = arrow_schema(columns)
+        primes = ", ".join(f"{_PRIMES[c.kind]} AS {self.quote(c.name)}" for c in columns)
+        cells = ", ".join(self._cell(c) for c in columns)
+        sql = f"SELECT {primes} UNION ALL SELECT {cells} FROM {self.quote(table)}"
+        first = True
+        for batch in self._connection.stream(sql, {"adbc.sqlite.query.batch_rows": _BATCH_ROWS}):
+            rows = batch.slice(1) if first else batch
+            first = False
+            if rows.num_rows:
+                arrays = [rows.column(i).cast(schema.field(i).type) for i in range(len(columns))]
+                yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+    def _cell(self, column: Column) -> str:
+        name = self.quote(column.name)
+        if column.kind == "json":
+            # A JSON column has numeric affinity: SQLite keeps a bare number as a number.
+            return (
+                f"CASE typeof({name}) WHEN 'real' THEN printf('%!.17g', {name}) "
+                f"WHEN 'null' THEN NULL ELSE CAST({name} AS TEXT) END"
+            )
+        return name
+
+    def estimates(self, tables: Iterable[str]) -> Mapping[str, Count]:
+        return {t: Count(int(self._connection.scalar(f"SELECT count(*) FROM {self.quote(t)}"))) for t in tables}
+
+    def wrong_types(self, table: Table, columns: Sequence[Column]) -> list[Trouble]:
+        tests = [self._wrong_cell(c) for c in columns]
+        if not tests:
+            return []
+        name = self.quote(table.name)
+        if not self._connection.scalar(f"SELECT EXISTS (SELECT 1 FROM {name} WHERE {' OR '.join(tests)})"):
+            return []
+        troubles: list[Trouble] = []
+        key = table.primary_key or ("rowid",)
+        keys = ", ".join(f"CAST({self.quote(k)} AS TEXT) AS {self.quote(k)}" for k in key)
+        for column, test in zip(columns, tests, strict=True):
+            cell = self.quote(column.name)
+            sql = (
+                f"SELECT typeof({cell}) AS \"  type\", substr(quote({cell}), 1, 80) AS \"  shown\", {keys} "
+                f"FROM {name} WHERE {test} LIMIT {_MAX_NAMED_ROWS}"
+            )
+            for row in self.rows(sql):
+                where = ", ".join(f"{k}={row[k]}" for k in key)
+                troubles.append(
+                    Trouble(
+                        "wrong_type",
+                        f"{table.name}[{where}].{column.name}",
+                        f"{row['  shown']} is {row['  type']}, the column is {column.kind}",
+                    )
+                )
+        return troubles
+
+    def _wrong_cell(self, column: Column) -> str:
+        cell = self.quote(column.name)
+        test = f"typeof({cell}) NOT IN ({_CELL_TYPES[column.kind]})"
+        return f"({test} OR {cell} NOT IN (0, 1))" if column.kind == "bool" else test
+
+    def execute(self, sql: str) -> None:
+        self._connection.execute(sql)
+
+    def begin(self) -> None:
+        """Open a transaction that later writes join."""
+        self._connection.begin()
+
+    def append(self, table: Table, rows: pa.RecordBatch) -> None:
+        arrays = [a.cast(pa.int64()) if pa.types.is_boolean(a.type) else a for a in rows.columns]
+        self._connection.append(table.name, pa.RecordBatch.from_arrays(arrays, names=rows.schema.names))
+
+    def commit(self) -> None:
+        self._connection.commit()
+
+    def rollback(self) -> None:
+        self._connection.rollback()
+
+    def set_sequences(self, tables: Iterable[Table]) -> None:
+        """Nothing to set: an INTEGER PRIMARY KEY goes on after the greatest one; AUTOINCREMENT is kept by SQLite."""
+
+    def analyze(self, tables: Iterable[str]) -> None:
+        self.execute("ANALYZE")
+
+    def close(self) -> None:
+        self._connection.close()
+        if self._copy is not None:
+            self._copy.cleanup()
+
+
+def open_source(uri: StoreUri) -> tuple[SqliteBackend, list[str]]:
+    """Open a SQLite file for reading; the file, its WAL and its journal stay byte for byte as they are.
+
+    Returns the backend and notes for the report.
+
+    Raises:
+        SourceError: no such file, not readable, not a database.
+    """
+    file = uri.path
+    assert file is not None
+    if not file.exists():
+        raise SourceError("There is no such SQLite file.", where=str(file), next_step="Check the path given to --from.", kind="not_found")
+    if file.is_dir():
+        raise SourceError("That is a folder, not a SQLite file.", where=str(file), next_step="Name the .db file inside it, or give the folder as a path.", kind="not_a_store")
+    if not os.access(file, os.R_OK):
+        raise SourceError("The SQLite file cannot be read.", where=str(file), why="Permission denied.", next_step="Run as a user who may read it.", kind="unreadable")
+    if file.stat().st_size == 0 and not Path(f"{file}-wal").exists():
+        raise SourceError("The SQLite file is empty (0 bytes).", where=str(file), next_step="Check the path; nothing can be migrated from it.", kind="not_a_store")
+    notes: list[str] = []
+    wal, shm, journal = (Path(f"{file}-{end}") for end in ("wal", "shm", "journal"))
+    pending = journal.exists() and journal.stat().st_size > 0
+    left_wal = wal.exists() and wal.stat().st_size > 0 and not shm.exists()
+    if pending and _readable_in_place(uri, file):
+        pending = False
+    if not pending and not left_wal:
+        return _opened(uri, file, None), notes
+    # To read such a file SQLite must write (roll back the journal, index the WAL), so a private copy is read instead.
+    copy = tempfile.TemporaryDirectory(prefix="mlflowctl-")
+    private = Path(copy.name) / file.name
+    for original in (file, wal, journal):
+        if original.exists():
+            shutil.copyfile(original, Path(copy.name) / original.name)
+    what = "a hot journal: an unfinished transaction was rolled back" if pending else "a write-ahead log: its committed rows were read"
+    notes.append(f"{file.name} had {what} in a private copy, the original is untouched.")
+    return _opened(uri, private, copy), notes
+
+
+def _readable_in_place(uri: StoreUri, file: Path) -> bool:
+    """Whether the journal belongs to a writer at work (the file reads well) and is not hot."""
+    try:
+        backend = SqliteBackend(uri, file=file, side="source")
+    except adbc.Error:
+        return False
+    try:
+        backend.rows("SELECT count(*) AS n FROM sqlite_master")
+        return True
+    except adbc.Error:
+        return False
+    finally:
+        backend.close()
+
+
+def _opened(uri: StoreUri, file: Path, copy: tempfile.TemporaryDirectory[str] | None) -> SqliteBackend:
+    try:
+        backend = SqliteBackend(uri, file=file, side="source", copy=copy)
+        backend.rows("SELECT count(*) AS n FROM sqlite_master")
+    except adbc.Error as bad:
+        raise SourceError("The file cannot be read as a SQLite database.", where=str(uri.path), why=str(bad), next_step="Check it with: sqlite3 FILE 'PRAGMA integrity_check'", kind="not_a_store") from bad
+    return backend
+
+
+def open_target(uri: StoreUri, file: Path) -> SqliteBackend:
+    """Open ``file`` (the build file beside the target's name) for bulk writing.
+
+    Durability is off while it is built: nobody looks at it before it is proven, flushed and renamed.
+    """
+    try:
+        backend = SqliteBackend(uri, file=file, side="target")
+        for pragma in ("journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE", "cache_size = -65536", "foreign_keys = OFF", "temp_store = FILE"):
+            backend.rows(f"PRAGMA {pragma}")
+        backend.begin()
+    except adbc.Error as bad:
+        raise TargetError("The SQLite target cannot be written.", where=str(file), why=str(bad), next_step="Check the folder's rights and free space.", kind="unwritable") from bad
+    return backend

@@ -1,0 +1,388 @@
+"""The target of a migration: what stands there, the journal in it, and the way from empty to finished.
+
+Nothing unfinished looks finished. A SQLite target is built beside its name and renamed when proven. On a server the
+journal row says ``running`` from before the first table until after the proof.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlflowctl.core.errors import TargetError
+from mlflowctl.core.redact import redact_text
+from mlflowctl.stores import schema as schemas
+from mlflowctl.stores.sql import adbc, sqlite
+from mlflowctl.stores.sql.reader import JOURNAL_TABLE, SqlReader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import pyarrow as pa
+
+    from mlflowctl.stores.schema import Chain, Schema, Table
+    from mlflowctl.stores.sql.backend import WriteBackend
+    from mlflowctl.stores.uri import StoreUri
+
+_PRIMARY_KEY = re.compile(r'^ALTER TABLE (?:ONLY )?(\S+) ADD CONSTRAINT (\S+) PRIMARY KEY (\(.*\));?$', re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row of the journal table ``mlflowctl_migrations``.
+
+    ``document`` is JSON: the options that shaped the rows, the experiment map, the tables made, the hashes.
+    """
+
+    id: str
+    chain: str
+    state: str
+    """running or complete"""
+    source: str
+    started: str
+    finished: str | None
+    document: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What stands at the target: ``empty``, ``complete``, ``unfinished`` (both of mlflowctl) or ``foreign``."""
+
+    state: str
+    record: Record | None = None
+    reason: str | None = None
+    tables: tuple[str, ...] = ()
+
+
+class Target:
+    """One chain's place in a target database."""
+
+    def __init__(self, uri: StoreUri, chain: Chain) -> None:
+        self.uri = uri
+        self.chain = chain
+        self.kind = uri.kind
+        self._backend: WriteBackend | None = None
+        self._lock: int | None = None
+
+    # -- looking ---------------------------------------------------------------------------------------------------
+
+    def standing(self) -> Standing:
+        """Look at the target without changing it.
+
+        Raises:
+            TargetError: it cannot be reached or opened.
+        """
+        if self.kind == "sqlite":
+            file = self._file
+            if not file.exists() or (file.stat().st_size == 0 and not Path(f"{file}-wal").exists()):
+                self._check_folder(file)
+                return Standing("empty")
+        backend = self._look()
+        try:
+            return self._standing_of(backend)
+        finally:
+            backend.close()
+
+    def _look(self) -> WriteBackend:
+        if self.kind == "sqlite":
+            try:
+                return sqlite.open_source(self.uri)[0]
+            except Exception as bad:
+                raise TargetError("The target file is not a SQLite database.", where=self.uri.redacted, why=str(bad), next_step="Name a new file with --to.", kind="foreign_data") from bad
+        return _open_server(self.uri)
+
+    def _standing_of(self, backend: WriteBackend) -> Standing:
+        catalog = backend.catalog()
+        ours = {t for r in schemas.revisions(self.chain) for t in schemas.schema_at(self.chain, backend.dialect, r.id).tables}
+        there = tuple(sorted(ours & set(catalog)))
+        record = _latest(backend, self.chain) if JOURNAL_TABLE in catalog else None
+        if record is not None and record.state == "complete":
+            return Standing("complete", record, tables=there)
+        if record is not None:
+            return Standing("unfinished", record, tables=there)
+        if there:
+            rows = {t: int(backend.rows(f"SELECT count(*) AS n FROM {backend.quote(t)}")[0]["n"]) for t in there}
+            full = [f"{t} ({n} rows)" for t, n in rows.items() if n]
+            reason = f"It holds MLflow tables with {', '.join(full[:4])}." if full else f"It holds {len(there)} empty MLflow tables."
+            return Standing("foreign", reason=reason, tables=there)
+        version_table = schemas.version_table(self.chain)
+        if version_table in catalog:
+            strangers = [r["version_num"] for r in backend.rows(f"SELECT version_num FROM {backend.quote(version_table)}")]
+            if strangers:
+                reason = f"Its table {version_table} belongs to another program (revision {strangers[0]}), and MLflow cannot share it."
+                return Standing("foreign", reason=reason)
+        return Standing("empty")
+
+    @property
+    def _file(self) -> Path:
+        assert self.uri.path is not None
+        return self.uri.path
+
+    @property
+    def build_file(self) -> Path:
+        """Where a SQLite target is built until it is proven."""
+        return self._file.with_name(self._file.name + ".mlflowctl-partial")
+
+    def _check_folder(self, file: Path) -> None:
+        folder = file.absolute().parent
+        if not folder.is_dir():
+            raise TargetError("The target's folder does not exist.", where=str(folder), next_step=f"mkdir -p {folder}", kind="not_found")
+        if not os.access(folder, os.W_OK):
+            raise TargetError("The target's folder cannot be written.", where=str(folder), why="Permission denied or a read-only disk.", next_step="Choose another place with --to.", kind="unwritable")
+
+    # -- building --------------------------------------------------------------------------------------------------
+
+    @property
+    def backend(self) -> WriteBackend:
+        """The open connection that writes; ``open`` comes first."""
+        assert self._backend is not None
+        return self._backend
+
+    def open(self) -> None:
+        """Open the target for writing. A SQLite file of another owner is copied, so that its tables stay."""
+        if self.kind != "sqlite":
+            self._backend = _open_server(self.uri)
+            return
+        self._take_build_lock()
+        build = self.build_file
+        for leftover in (build, Path(f"{build}-journal"), Path(f"{build}-wal"), Path(f"{build}-shm")):
+            leftover.unlink(missing_ok=True)
+        if self._file.exists() and self._file.stat().st_size:
+            source = sqlite3.connect(f"file:{self._file}?mode=ro", uri=True)
+            copy = sqlite3.connect(build)
+            try:
+                source.backup(copy)
+            finally:
+                copy.close()
+                source.close()
+        self._backend = sqlite.open_target(self.uri, build)
+
+    def _take_build_lock(self) -> None:
+        lock_file = self.build_file.with_name(self.build_file.name + ".lock")
+        try:
+            self._lock = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TargetError("Another mlflowctl writes this target.", where=self.uri.redacted, next_step="Wait for it to end, or stop it, then run the same command.", kind="locked") from None
+        except OSError as bad:
+            raise TargetError("The target's folder cannot be written.", where=str(lock_file.parent), why=str(bad.strerror), next_step="Choose another place with --to.", kind="unwritable") from bad
+
+    def prepare(self, record: Record, schema: Schema, unfinished: Standing | None) -> None:
+        """Journal the beginning, clear what an unfinished migration left, create the tables.
+
+        The journal row is committed before the first table, and names the tables that are about to be made: only
+        those does a later run remove.
+        """
+        backend = self.backend
+        if JOURNAL_TABLE not in backend.catalog():
+            backend.execute(
+                f"CREATE TABLE {JOURNAL_TABLE} (id VARCHAR(64) NOT NULL PRIMARY KEY, chain VARCHAR(16) NOT NULL, state VARCHAR(16) NOT NULL, "
+                f"source {self._long_text} NOT NULL, started VARCHAR(32) NOT NULL, finished VARCHAR(32), document {self._long_text} NOT NULL)"
+            )
+        if unfinished is not None:
+            self._drop(set(unfinished.record.document.get("tables", ())) if unfinished.record else set(), schema)
+            backend.execute(f"DELETE FROM {JOURNAL_TABLE} WHERE chain = {backend.literal(self.chain)}")
+        self._insert(record)
+        backend.commit()
+        for table in schema.tables.values():
+            for statement in table.create:
+                backend.execute(self._adapted(statement, table))
+        version_table = schemas.version_table(self.chain)
+        if version_table not in backend.catalog() and schema.revision != "base":
+            backend.execute(f"CREATE TABLE {version_table} (version_num VARCHAR(32) NOT NULL, CONSTRAINT {version_table}_pkc PRIMARY KEY (version_num))")
+        if schema.revision != "base":
+            backend.execute(f"INSERT INTO {version_table} (version_num) VALUES ({backend.literal(schema.revision)})")
+        backend.commit()
+
+    @property
+    def _long_text(self) -> str:
+        return "LONGTEXT" if self.kind == "mysql" else "TEXT"
+
+    def _adapted(self, statement: str, table: Table) -> str:
+        if self.kind == "mysql":
+            # MLflow before 1.1 made 4-byte floats on MySQL, which its next revision widens; the source's are 8 bytes.
+            return re.sub(r"(\s)float(\s|,)", r"\1double\2", statement)
+        return statement
+
+    def _drop(self, made: set[str], schema: Schema) -> None:
+        backend = self.backend
+        catalog = backend.catalog()
+        if self.kind == "mysql":
+            backend.execute("SET SESSION foreign_key_checks = 0")
+        for name in sorted((made | {schemas.version_table(self.chain)}) & set(catalog)):
+            if name == schemas.version_table(self.chain) and schema.chain == "tracking":
+                known = ", ".join(backend.literal(r.id) for r in schemas.revisions(self.chain))
+                others = backend.rows(f"SELECT version_num FROM {backend.quote(name)} WHERE version_num NOT IN ({known})")
+                if others:
+                    backend.execute(f"DELETE FROM {backend.quote(name)} WHERE version_num IN ({known})")
+                    continue
+            cascade = " CASCADE" if self.kind == "postgresql" else ""
+            backend.execute(f"DROP TABLE {backend.quote(name)}{cascade}")
+
+    def write(self, table: Table, rows: pa.RecordBatch) -> None:
+        """Append canonical rows.
+
+        Raises:
+            TargetError: the target refused a row (kind ``refused_row``), is full or went away.
+        """
+        try:
+            self.backend.append(table, rows)
+        except Exception as bad:
+            raise self.refused(bad, table.name) from bad
+
+    def refused(self, bad: Exception, what: str) -> TargetError:
+        """The database's own words as a TargetError."""
+        text = redact_text(str(bad)).strip()
+        full = re.search(r"no space|disk.*full|is full", text, re.IGNORECASE)
+        gone = re.search(r"server closed|connection.*(lost|closed|refused)|gone away|terminating connection", text, re.IGNORECASE)
+        if full:
+            return TargetError("The target's disk is full.", where=self.uri.redacted, why=text, next_step="Free space, then run the same command.", kind="disk_full", resumable=True)
+        if gone:
+            return TargetError("The target went away.", where=self.uri.redacted, why=text, next_step="Bring it back, then run the same command.", kind="unreachable", resumable=True)
+        return TargetError(f"The target refused {what}.", where=self.uri.redacted, why=text, next_step="Mend the row in the source, or choose a target that can hold it; then run the same command.", kind="refused_row", resumable=True)
+
+    def index_statements(self, schema: Schema) -> tuple[list[str], list[str]]:
+        """What is left to do after the load: first what may run while the tables are read, then the rest.
+
+        On PostgreSQL a primary key is built as a unique index (which lets readers in) and attached later.
+        """
+        early: list[str] = []
+        late: list[str] = []
+        for table in schema.tables.values():
+            for statement in table.finish:
+                key = _PRIMARY_KEY.match(statement) if self.kind == "postgresql" else None
+                if key:
+                    early.append(f"CREATE UNIQUE INDEX {key.group(2)} ON {key.group(1)} {key.group(3)}")
+                    late.append(f"ALTER TABLE {key.group(1)} ADD CONSTRAINT {key.group(2)} PRIMARY KEY USING INDEX {key.group(2)}")
+                elif statement.upper().startswith(("CREATE INDEX", "CREATE UNIQUE INDEX")):
+                    early.append(statement)
+                else:
+                    late.append(statement)
+        for table in schema.tables.values():
+            late.extend(table.link)
+        return early, late
+
+    def run(self, statements: Iterable[str]) -> None:
+        """Run DDL, one commit at the end."""
+        for statement in statements:
+            try:
+                self.backend.execute(statement)
+            except Exception as bad:
+                raise self.refused(bad, f"a key or constraint ({' '.join(statement.split())[:120]})") from bad
+        self.backend.commit()
+
+    def reader(self) -> SqlReader:
+        """Read back what was written, as any store is read. On SQLite over the same connection."""
+        if self.kind == "sqlite":
+            return _BorrowedReader(self.backend, self.chain)
+        return SqlReader(_open_server(self.uri), self.chain, check_types=False)
+
+    def child_url(self) -> str:
+        """The SQLAlchemy URL under which a child process upgrades the target."""
+        if self.kind == "sqlite":
+            return f"sqlite:///{self.build_file.absolute()}"
+        return self.uri.sqlalchemy()
+
+    def release(self) -> None:
+        """Commit and let go of the connection, so that a child process can upgrade the target."""
+        self.backend.commit()
+        self.backend.close()
+        self._backend = None
+
+    def reopen(self) -> None:
+        """Open again after a child's work."""
+        self._backend = sqlite.open_target(self.uri, self.build_file) if self.kind == "sqlite" else _open_server(self.uri)
+
+    def complete(self, record: Record, tables: Iterable[Table]) -> None:
+        """Sequences, statistics, the journal's last word; then a SQLite file takes its name, atomically."""
+        backend = self.backend
+        names = list(tables)
+        backend.set_sequences(names)
+        backend.analyze(t.name for t in names)
+        backend.execute(f"DELETE FROM {JOURNAL_TABLE} WHERE id = {backend.literal(record.id)}")
+        self._insert(record)
+        backend.commit()
+        if self.kind == "sqlite":
+            backend.close()
+            self._backend = None
+            _flush(self.build_file)
+            os.replace(self.build_file, self._file)
+            _flush(self._file.absolute().parent)
+
+    def _insert(self, record: Record) -> None:
+        backend = self.backend
+        values = (record.id, record.chain, record.state, record.source, record.started, record.finished, json.dumps(record.document))
+        backend.execute(
+            f"INSERT INTO {JOURNAL_TABLE} (id, chain, state, source, started, finished, document) VALUES ({', '.join(backend.literal(v) for v in values)})"
+        )
+
+    def close(self) -> None:
+        """Let go. An unfinished SQLite build stays under its own name; the next run clears it."""
+        if self._backend is not None:
+            self._backend.close()
+            self._backend = None
+        if self._lock is not None:
+            self.build_file.with_name(self.build_file.name + ".lock").unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = None
+
+    def discard(self) -> None:
+        """Remove the unfinished SQLite build at once (after a failure that no rerun mends)."""
+        if self.kind == "sqlite":
+            if self._backend is not None:
+                self._backend.close()
+                self._backend = None
+            self.build_file.unlink(missing_ok=True)
+
+
+class _BorrowedReader(SqlReader):
+    """A reader over the writer's own connection, which stays open."""
+
+    def __init__(self, backend: WriteBackend, chain: Chain) -> None:
+        super().__init__(backend, chain, check_types=False)
+
+    def close(self) -> None:
+        """The writer closes the connection."""
+
+
+def _open_server(uri: StoreUri) -> WriteBackend:
+    if uri.kind == "postgresql":
+        from mlflowctl.stores.sql.postgresql import PostgresBackend
+
+        return PostgresBackend(uri, side="target")
+    from mlflowctl.stores.sql.mysql import MysqlBackend
+
+    return MysqlBackend(uri, side="target")
+
+
+def _latest(backend: WriteBackend, chain: str) -> Record | None:
+    rows = backend.rows(
+        f"SELECT id, chain, state, source, started, finished, document FROM {JOURNAL_TABLE} WHERE chain = {backend.literal(chain)} ORDER BY started DESC"
+    )
+    if not rows:
+        return None
+    row = rows[0]
+    return Record(row["id"], row["chain"], row["state"], row["source"], row["started"], row["finished"], json.loads(row["document"]))
+
+
+def find_record(uri: StoreUri, chain: Chain) -> Record | None:
+    """The journal row that a migration left at ``uri``, or None."""
+    return Target(uri, chain).standing().record
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+__all__ = ["Record", "Standing", "Target", "find_record", "adbc"]
