@@ -1,0 +1,171 @@
+"""SQL stores to every kind of target, with the real databases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlflowctl.core.errors import DifferError, SourceError, TargetError
+from mlflowctl.stores import schema as schemas
+from tests.engine import run_migrate, run_verify
+from tests.generate import make_store
+
+HEAD = "dc11669786a5"
+REVISIONS = ("base", "90e64c465722", "89d4b8295536", "97727af70f4d", "0584bdc529eb", "bf29a5ff90ea", HEAD)
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_every_table_and_column_arrives_at_the_same_revision(revision: str, tmp_path: Path, target_url: str) -> None:
+    source = tmp_path / "source.db"
+    schema = make_store(source, revision)
+    result = run_migrate(source, target_url, upgrade=False)
+    assert result.status == "verified"
+    assert {t["name"] for t in result.tables} == set(schema.tables)
+    assert sum(t["written_rows"] for t in result.tables) > 10 * len(schema.tables) // 2
+    assert result.verify is not None
+    assert {t["verdict"] for t in result.verify["tables"]} == {"="}
+    again = run_verify(source, target_url)
+    assert again.equal and not again.differences
+    assert not any(t.uncompared_columns for t in again.tables)
+
+
+def test_the_same_line_again_writes_nothing(tmp_path: Path, target_url: str) -> None:
+    source = tmp_path / "source.db"
+    make_store(source, HEAD, rows=3)
+    assert run_migrate(source, target_url).status == "verified"
+    again = run_migrate(source, target_url)
+    assert again.status == "already_complete"
+    assert all(t["written_rows"] == 0 for t in again.tables)
+
+
+def test_a_source_that_grew_is_never_called_complete(tmp_path: Path, target_url: str) -> None:
+    import sqlite3
+
+    source = tmp_path / "source.db"
+    make_store(source, HEAD, rows=3)
+    run_migrate(source, target_url)
+    connection = sqlite3.connect(source)
+    connection.execute("INSERT INTO tags (key, value, run_uuid) SELECT 'later', 'x', run_uuid FROM runs LIMIT 1")
+    connection.commit()
+    connection.close()
+    with pytest.raises(TargetError) as caught:
+        run_migrate(source, target_url)
+    assert caught.value.kind == "source_changed"
+    verdicts = {t.name: t.verdict for t in run_verify(source, target_url).tables}
+    assert verdicts["tags"] == "-"
+
+
+def test_a_way_round_through_all_databases_changes_nothing(tmp_path: Path, postgres_url: str, mysql_url: str) -> None:
+    source, end = tmp_path / "source.db", tmp_path / "end.db"
+    make_store(source, HEAD, rows=15, seed=7)
+    run_migrate(source, postgres_url)
+    run_migrate(postgres_url, mysql_url)
+    run_migrate(mysql_url, f"sqlite:///{end}")
+    result = run_verify(source, f"sqlite:///{end}")
+    assert result.equal and len(result.tables) == len(schemas.schema_at("tracking", "sqlite", HEAD).tables)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("revision", [r.id for r in schemas.revisions("tracking") if r.id in schemas.installed_revisions("tracking") or r.id == "base"])
+def test_every_revision_copies_to_sqlite(revision: str, tmp_path: Path) -> None:
+    source = tmp_path / "source.db"
+    make_store(source, revision, rows=5)
+    assert run_migrate(source, f"sqlite:///{tmp_path}/t.db", upgrade=False).status == "verified"
+
+
+def test_a_target_with_other_data_is_refused_untouched(tmp_path: Path, target_url: str) -> None:
+    first, second = tmp_path / "one.db", tmp_path / "two.db"
+    make_store(first, HEAD, rows=2)
+    make_store(second, HEAD, rows=4, seed=2)
+    run_migrate(first, target_url)
+    with pytest.raises(TargetError) as caught:
+        run_migrate(second, target_url)
+    assert caught.value.kind == "foreign_data"
+    assert run_verify(first, target_url).equal
+
+
+def test_the_source_is_left_byte_for_byte(tmp_path: Path) -> None:
+    source = tmp_path / "source.db"
+    make_store(source, HEAD, rows=3)
+    before = source.read_bytes()
+    run_migrate(source, f"sqlite:///{tmp_path}/t.db")
+    assert source.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["source.db", "t.db"]
+
+
+def test_text_in_an_integer_column_is_named_and_stops(tmp_path: Path, target_url: str) -> None:
+    import sqlite3
+
+    source = tmp_path / "source.db"
+    make_store(source, HEAD, rows=3)
+    connection = sqlite3.connect(source)
+    connection.execute("UPDATE metrics SET step = 'seven' WHERE rowid = 1")
+    connection.execute("UPDATE runs SET start_time = 1.5 WHERE rowid = 2")
+    connection.commit()
+    connection.close()
+    with pytest.raises(SourceError) as caught:
+        run_migrate(source, target_url)
+    assert int(caught.value.exit_code) == 4
+    text = "\n".join(caught.value.details)
+    assert "metrics[" in text and "'seven' is text" in text and "runs[" in text and "1.5 is real" in text
+
+
+def _change(url: str, sql: str) -> None:
+    import sqlalchemy as sa
+
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        changed = connection.execute(sa.text(sql)).rowcount
+    engine.dispose()
+    assert changed == 1, (sql, changed)
+
+
+@pytest.mark.parametrize(
+    ("change", "table", "kind", "columns"),
+    [
+        ("UPDATE tags SET value = 'plainX' WHERE {key} = 'key-0'", "tags", "changed", ("value",)),
+        ("DELETE FROM metrics WHERE {key} = 'key-1'", "metrics", "missing", ()),
+        ("UPDATE runs SET start_time = start_time + 1 WHERE run_uuid = 'run_uuid-1'", "runs", "changed", ("start_time",)),
+        ("UPDATE latest_metrics SET value = 0.10000000000000002 WHERE {key} = 'key-0'", "latest_metrics", "changed", ("value",)),
+        ("UPDATE latest_metrics SET is_nan = {false} WHERE {key} = 'key-1'", "latest_metrics", "changed", ("is_nan",)),
+        ("INSERT INTO params ({key}, value, run_uuid) VALUES ('new', 'x', 'run_uuid-0')", "params", "extra", ()),
+    ],
+)
+def test_one_changed_thing_is_noticed_and_named(change: str, table: str, kind: str, columns: tuple[str, ...], tmp_path: Path, target_url: str) -> None:
+    source = tmp_path / "source.db"
+    make_store(source, HEAD)
+    run_migrate(source, target_url)
+    _change(target_url, change.format(key="`key`" if target_url.startswith("mysql") else "key", false="false" if target_url.startswith("postgresql") else "0"))
+    result = run_verify(source, target_url)
+    assert not result.equal
+    assert [(d.table, d.kind, d.columns) for d in result.differences] == [(table, kind, columns)]
+    assert result.document()["exit_code"] == 11
+
+
+def test_negative_zero_is_kept_or_named(tmp_path: Path, postgres_url: str) -> None:
+    source = tmp_path / "source.db"
+    make_store(source, HEAD, rows=3)
+    run_migrate(source, postgres_url)
+    _change(postgres_url, "UPDATE latest_metrics SET value = '-0.0'::float8 WHERE key = 'key-0'")
+    assert [d.columns for d in run_verify(source, postgres_url).differences] == [("value",)]
+    back = run_migrate(postgres_url, f"sqlite:///{tmp_path}/back.db")
+    assert back.status == "verified"
+    assert [(e["rule"], e["rows"]) for e in back.explained] == [("negative_zero", 1)]
+
+
+def test_a_changed_copy_fails_the_proof_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflowctl.stores.sql.target import Target
+
+    source = tmp_path / "source.db"
+    make_store(source, HEAD, rows=3)
+    write = Target.write
+
+    def lossy(self: Target, table: schemas.Table, rows: object) -> None:
+        write(self, table, rows.slice(1) if table.name == "params" else rows)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(Target, "write", lossy)
+    with pytest.raises(DifferError) as caught:
+        run_migrate(source, f"sqlite:///{tmp_path}/t.db")
+    assert int(caught.value.exit_code) == 11
+    assert not (tmp_path / "t.db").exists()
