@@ -63,7 +63,9 @@ def make_sqlite(path: Path, rows: int) -> None:
     connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
     connection.execute("INSERT INTO alembic_version VALUES (?)", (REVISION,))
     connection.execute("INSERT INTO workspaces (name) VALUES ('default')")
-    connection.execute("INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage, workspace) VALUES (0, 'Default', 'file:///d/0', 'active', 'default')")
+    connection.execute(
+        "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage, workspace) VALUES (0, 'Default', 'file:///d/0', 'active', 'default')"
+    )
     randomly = random.Random(1)
     runs = [f"{randomly.getrandbits(128):032x}" for _ in range(max(1, rows // 1000))]
     connection.executemany(
@@ -77,7 +79,9 @@ def make_sqlite(path: Path, rows: int) -> None:
                 for step in range(100):
                     yield (f"metric_{key}", randomly.random(), 1700000000000 + step * 1000, run, step, 0)
 
-    connection.executemany("INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan) VALUES (?, ?, ?, ?, ?, ?)", points())
+    connection.executemany(
+        "INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan) VALUES (?, ?, ?, ?, ?, ?)", points()
+    )
     for table in schema.tables.values():
         for statement in table.finish:
             connection.execute(statement)
@@ -100,7 +104,9 @@ def main() -> None:
     sqlite.add_argument("--rows", type=int, default=1_000_000)
     arguments = parser.parse_args()
     if arguments.kind == "files":
-        count = make_files(arguments.path, arguments.runs, arguments.keys, arguments.points, arguments.params, arguments.tags)
+        count = make_files(
+            arguments.path, arguments.runs, arguments.keys, arguments.points, arguments.params, arguments.tags
+        )
         print(f"{count} files")
     else:
         make_sqlite(arguments.path, arguments.rows)

@@ -28,7 +28,9 @@ def measure(command: list[str], cwd: Path | None = None, env: dict[str, str] | N
     """Run ``command`` to its end; its output goes to stderr when it fails."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
-    process = subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    process = subprocess.Popen(
+        command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
     peak = 0
     stopped = threading.Event()
 

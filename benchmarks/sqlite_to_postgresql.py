@@ -51,9 +51,26 @@ def main() -> None:
         indexed = run(*metrics.finish)
         peer = copied + indexed
         print(f"psql \\copy, key and indexes   wall {peer:7.2f} s  ({copied:.2f} + {indexed:.2f})")
-        ours = measure([sys.executable, "-m", "mlflowctl", "migrate", "--from", f"sqlite:///{store}", "--to", url.format("ours"), "--progress", "none", "-o", "json"])
+        ours = measure(
+            [
+                sys.executable,
+                "-m",
+                "mlflowctl",
+                "migrate",
+                "--from",
+                f"sqlite:///{store}",
+                "--to",
+                url.format("ours"),
+                "--progress",
+                "none",
+                "-o",
+                "json",
+            ]
+        )
         assert ours.exit_code == 0
-        print(f"mlflowctl migrate             wall {ours.wall:7.2f} s  cpu {ours.cpu:.2f} s (without the server's)  memory {ours.memory_mb:.0f} MB")
+        print(
+            f"mlflowctl migrate             wall {ours.wall:7.2f} s  cpu {ours.cpu:.2f} s (without the server's)  memory {ours.memory_mb:.0f} MB"
+        )
         print(f"speed                         {peer / ours.wall:7.2f} of the peer's")
         server.cleanup()
 

@@ -55,19 +55,34 @@ def mysql_server() -> Iterator[str]:
     folder.mkdir()
     user = getpass.getuser()
     subprocess.run(
-        ["mariadb-install-db", "--no-defaults", f"--user={user}", f"--datadir={folder}/data", "--auth-root-authentication-method=normal"],
+        [
+            "mariadb-install-db",
+            "--no-defaults",
+            f"--user={user}",
+            f"--datadir={folder}/data",
+            "--auth-root-authentication-method=normal",
+        ],
         check=True,
         capture_output=True,
     )
     log = (folder / "log").open("wb")
     server = subprocess.Popen(
-        [daemon, "--no-defaults", f"--user={user}", "--skip-networking", f"--socket={folder}/s.sock", f"--datadir={folder}/data", "--innodb-flush-log-at-trx-commit=0"],
+        [
+            daemon,
+            "--no-defaults",
+            f"--user={user}",
+            "--skip-networking",
+            f"--socket={folder}/s.sock",
+            f"--datadir={folder}/data",
+            "--innodb-flush-log-at-trx-commit=0",
+        ],
         stdout=log,
         stderr=log,
     )
     deadline = time.monotonic() + 60
     while not (folder / "s.sock").exists():
-        assert server.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
+        assert server.poll() is None, (folder / "log").read_text()
+        assert time.monotonic() < deadline, (folder / "log").read_text()
         time.sleep(0.1)
     yield f"{folder}/s.sock"
     server.terminate()
@@ -90,7 +105,13 @@ def mysql_url(mysql_server: str) -> Iterator[str]:
     connection.close()
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres), pytest.param("mysql", marks=pytest.mark.mysql)])
+@pytest.fixture(
+    params=[
+        "sqlite",
+        pytest.param("postgresql", marks=pytest.mark.postgres),
+        pytest.param("mysql", marks=pytest.mark.mysql),
+    ]
+)
 def target_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A new, empty target of each kind."""
     if request.param == "sqlite":

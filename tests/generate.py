@@ -11,7 +11,17 @@ from typing import Any
 from mlflowctl.stores import schema as schemas
 from mlflowctl.stores.schema import Column, Schema, Table
 
-TEXTS = ("plain", "ünïcødé 名前 🚀", "two\nlines\r\n", "tab\tand \\backslash\\", "'quotes\" and %s", " blanks ", "", "NULL", "\\N")
+TEXTS = (
+    "plain",
+    "ünïcødé 名前 🚀",
+    "two\nlines\r\n",
+    "tab\tand \\backslash\\",
+    "'quotes\" and %s",
+    " blanks ",
+    "",
+    "NULL",
+    "\\N",
+)
 FLOATS = (0.1, -1.5, 1e-300, 1.7976931348623157e308, 3.0, 0.0, 123456789.123456789)
 JSONS = ('{"a": [1, 2.5, null], "ü": "x\\ny"}', "[]", '"text"', "3", "true", '{"nested": {"deep": {"er": 1e10}}}')
 
@@ -25,7 +35,9 @@ def make_store(path: Path, revision: str, rows: int = 12, seed: int = 1, chain: 
         for statement in table.create:
             connection.execute(statement)
     if revision != "base":
-        connection.execute(f"CREATE TABLE {schemas.version_table(chain)} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+        connection.execute(
+            f"CREATE TABLE {schemas.version_table(chain)} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
+        )
         connection.execute(f"INSERT INTO {schemas.version_table(chain)} VALUES (?)", (revision,))
     made: dict[str, list[dict[str, Any]]] = {}
     randomly = random.Random(seed)
@@ -37,7 +49,9 @@ def make_store(path: Path, revision: str, rows: int = 12, seed: int = 1, chain: 
                 made[table.name].append(row)
         for row in made[table.name]:
             names = ", ".join(f'"{n}"' for n in row)
-            connection.execute(f'INSERT INTO "{table.name}" ({names}) VALUES ({", ".join("?" * len(row))})', list(row.values()))
+            connection.execute(
+                f'INSERT INTO "{table.name}" ({names}) VALUES ({", ".join("?" * len(row))})', list(row.values())
+            )
     for table in schema.tables.values():
         for statement in table.finish:
             connection.execute(statement)
@@ -53,12 +67,13 @@ def _parents_first(schema: Schema) -> list[Table]:
     while left:
         ready = [t for t in left.values() if all(f.table == t.name or f.table not in left for f in t.foreign_keys)]
         assert ready, f"a cycle of foreign keys among {sorted(left)}"
-        for table in ready:
-            done.append(left.pop(table.name))
+        done.extend(left.pop(table.name) for table in ready)
     return done
 
 
-def _row(table: Table, number: int, made: dict[str, list[dict[str, Any]]], randomly: random.Random) -> dict[str, Any] | None:
+def _row(
+    table: Table, number: int, made: dict[str, list[dict[str, Any]]], randomly: random.Random
+) -> dict[str, Any] | None:
     row = {c.name: _value(table, c, number, randomly) for c in table.columns if not c.computed}
     for link in table.foreign_keys:
         parents = made.get(link.table, [])
@@ -83,7 +98,9 @@ def _same(left: Any, right: Any) -> bool:
 
 
 def _value(table: Table, column: Column, number: int, randomly: random.Random) -> Any:
-    key = column.name in table.primary_key or any(column.name in u.columns for u in (*table.uniques, *table.indexes) if u.unique)
+    key = column.name in table.primary_key or any(
+        column.name in u.columns for u in (*table.uniques, *table.indexes) if u.unique
+    )
     allowed = _allowed(table, column)
     if allowed:
         return allowed[number % len(allowed)]
@@ -92,7 +109,11 @@ def _value(table: Table, column: Column, number: int, randomly: random.Random) -
     if column.kind == "bool":
         return number % 2
     if column.kind == "int":
-        return number + 1 if key or column.bits != 64 else randomly.choice((0, -5, 2**40 + number, 1_700_000_000_000 + number))
+        return (
+            number + 1
+            if key or column.bits != 64
+            else randomly.choice((0, -5, 2**40 + number, 1_700_000_000_000 + number))
+        )
     if column.kind == "float":
         return FLOATS[number % len(FLOATS)]
     if column.kind == "json":

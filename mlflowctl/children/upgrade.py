@@ -72,7 +72,10 @@ def upgrade(chain: str, url: str, target: str) -> None:
         return scripts._upgrade_revs(target, revision)
 
     # MLflow's env.py is not used: it configures no callback, and its imports cost as much as the upgrade.
-    with EnvironmentContext(config, scripts, fn=scripts_to_run, destination_rev=target) as context, engine.connect() as connection:
+    with (
+        EnvironmentContext(config, scripts, fn=scripts_to_run, destination_rev=target) as context,
+        engine.connect() as connection,
+    ):
         context.configure(
             connection=connection,
             version_table=VERSION_TABLES[chain],
@@ -84,6 +87,7 @@ def upgrade(chain: str, url: str, target: str) -> None:
 
 
 def main() -> int:
+    """Read the arguments, upgrade, report; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chain", choices=sorted(FOLDERS), required=True)
     parser.add_argument("--to", required=True)

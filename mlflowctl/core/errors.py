@@ -118,5 +118,7 @@ class Interrupted(MlflowctlError):
 
     def __init__(self, signal_number: int, **words: str | None) -> None:
         name = "SIGTERM" if signal_number == 15 else "Ctrl-C"
-        super().__init__(f"Stopped by {name}.", next_step=words.get("next_step"), where=words.get("where"), resumable=True)
+        super().__init__(
+            f"Stopped by {name}.", next_step=words.get("next_step"), where=words.get("where"), resumable=True
+        )
         self.exit_code = ExitCode.SIGTERM if signal_number == 15 else ExitCode.SIGINT

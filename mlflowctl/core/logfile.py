@@ -12,8 +12,8 @@ import logging.handlers
 import os
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TextIO
 
 from mlflowctl.core.redact import redact_text
 
@@ -32,7 +32,7 @@ class RedactingFormatter(logging.Formatter):
         """The record as text, redacted."""
         return redact_text(super().format(record))
 
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802, ARG002
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
         """RFC 3339 in UTC, whatever the machine's zone."""
         return datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
 
@@ -44,7 +44,7 @@ class _LazyFile(logging.FileHandler):
         super().__init__(path, encoding="utf-8", errors="backslashreplace", delay=True)
         self._tidy = tidy
 
-    def _open(self) -> TextIO:
+    def _open(self) -> TextIOWrapper:
         path = Path(self.baseFilename)
         path.parent.mkdir(parents=True, exist_ok=True)
         if self._tidy:
@@ -101,7 +101,7 @@ class LogFile:
             self._handler.close()
             self._file.close()
 
-    def exception(self, message: str, error: BaseException) -> Path | None:
+    def traceback(self, message: str, error: BaseException) -> Path | None:
         """Write the traceback of ``error``; the path of the log, or None where it cannot be written."""
         try:
             # logging swallows a handler's failures and prints them; here the caller must know.

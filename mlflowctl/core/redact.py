@@ -22,16 +22,20 @@ _URI = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*)://(?P<rest>\S+)")
 _DATABASES = ("postgres", "mysql", "mariadb", "mssql", "oracle", "mongodb", "redis")
 _PORT = re.compile(r"\d{1,5}(?=$|[/?#'\"),\]}>])")
 _KEY = r"[\w.\-]*(?:password|passwd|passphrase|pwd|secret|token|api[_\-]?key|access[_\-]?key|credential)[\w.\-]*"
+_QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 # key=value as in query strings, libpq's connection strings and shell assignments; the value may be quoted.
-_ASSIGNED = re.compile(rf"(?i)(?P<key>\b{_KEY})(?P<sep>\s*=\s*)(?P<value>'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^\s&;,'\")\]}}]+)")
+_ASSIGNED = re.compile(rf"(?i)(?P<key>\b{_KEY})(?P<sep>\s*=\s*)(?P<value>{_QUOTED}|[^\s&;,'\")\]}}]+)")
 # "key": "value" as in JSON and in Python's repr of a dict.
-_MEMBER = re.compile(rf"(?i)(?P<key>(?P<q>['\"]){_KEY}(?P=q)\s*:\s*)(?P<value>'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")")
+_MEMBER = re.compile(rf"(?i)(?P<key>(?P<q>['\"]){_KEY}(?P=q)\s*:\s*)(?P<value>{_QUOTED})")
 _HEADER = re.compile(r"(?i)\b(?P<kind>bearer|basic)\s+(?P<value>[A-Za-z0-9\-._~+/]{8,}=*)")
 _AWS_ID = re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b")
 # Words that stand in every report anyway: hiding them would hide nothing and make the report unreadable.
 _EVERYDAY = frozenset(
-    "admin database default false guest localhost maria mariadb mlflow mlflowctl mysql none null password "
-    "postgres postgresql public root secret server sqlite test true user".split()
+    (
+        *("admin", "database", "default", "false", "guest", "localhost", "mariadb", "mlflow", "mlflowctl", "mysql"),
+        *("none", "null", "password", "postgres", "postgresql", "public", "root", "secret", "server", "sqlite"),
+        *("test", "true", "user"),
+    )
 )
 
 _lock = threading.Lock()

@@ -36,7 +36,9 @@ class TableComparison:
     uncompared: tuple[str, ...] = ()
 
 
-def hash_stream(batches: Iterator[TableBatch], tables: Mapping[str, TableComparison], seen: Callable[[str, int], None] | None = None) -> dict[str, TableHash]:
+def hash_stream(
+    batches: Iterator[TableBatch], tables: Mapping[str, TableComparison], seen: Callable[[str, int], None] | None = None
+) -> dict[str, TableHash]:
     """One hash a table over the compared columns; ``seen`` is told of every batch."""
     hashes = {name: TableHash(name, comparison.kinds) for name, comparison in tables.items()}
     for batch in ahead(batches):
@@ -47,7 +49,9 @@ def hash_stream(batches: Iterator[TableBatch], tables: Mapping[str, TableCompari
     return hashes
 
 
-def verdicts(tables: Mapping[str, TableComparison], source: Mapping[str, TableHash], target: Mapping[str, TableHash]) -> list[TableVerdict]:
+def verdicts(
+    tables: Mapping[str, TableComparison], source: Mapping[str, TableHash], target: Mapping[str, TableHash]
+) -> list[TableVerdict]:
     """= the same, - rows missing in the target, + rows too many, * same count but changed, ! nothing was compared."""
     result = []
     for name, comparison in tables.items():
@@ -58,11 +62,15 @@ def verdicts(tables: Mapping[str, TableComparison], source: Mapping[str, TableHa
             verdict = "-" if right.rows < left.rows else "+"
         else:
             verdict = "=" if left.hexdigest == right.hexdigest else "*"
-        result.append(TableVerdict(name, left.rows, right.rows, left.hexdigest, right.hexdigest, verdict, comparison.uncompared))
+        result.append(
+            TableVerdict(name, left.rows, right.rows, left.hexdigest, right.hexdigest, verdict, comparison.uncompared)
+        )
     return result
 
 
-def locate(comparison: TableComparison, source: Stream, target: Stream, *, everything: bool) -> tuple[list[Difference], bool]:
+def locate(
+    comparison: TableComparison, source: Stream, target: Stream, *, everything: bool
+) -> tuple[list[Difference], bool]:
     """The rows of one table that differ, and whether more were left out.
 
     Both sides are read once to find the buckets of keys that differ, then once for each group of such buckets, so
@@ -106,10 +114,13 @@ def _key_of(comparison: TableComparison) -> tuple[str, ...]:
 def _buckets(comparison: TableComparison, rows: pa.RecordBatch) -> np.ndarray[Any, Any]:
     key = _key_of(comparison)
     _, low = row_hashes(comparison.name, rows.select(list(key)), {c: comparison.kinds[c] for c in key})
-    return (low % np.uint64(BUCKETS)).astype(np.int64)
+    buckets: np.ndarray[Any, Any] = (low % np.uint64(BUCKETS)).astype(np.int64)
+    return buckets
 
 
-def _compare_group(comparison: TableComparison, source: Stream, target: Stream, group: np.ndarray[Any, Any]) -> list[Difference]:
+def _compare_group(
+    comparison: TableComparison, source: Stream, target: Stream, group: np.ndarray[Any, Any]
+) -> list[Difference]:
     left, right = (_group_rows(comparison, side, group) for side in (source, target))
     key = _key_of(comparison)
     differences = []
@@ -127,7 +138,9 @@ def _compare_group(comparison: TableComparison, source: Stream, target: Stream, 
     return differences
 
 
-def _group_rows(comparison: TableComparison, side: Stream, group: np.ndarray[Any, Any]) -> dict[tuple[Any, ...], Counter[tuple[Any, ...]]]:
+def _group_rows(
+    comparison: TableComparison, side: Stream, group: np.ndarray[Any, Any]
+) -> dict[tuple[Any, ...], Counter[tuple[Any, ...]]]:
     """Rows of the chosen buckets by key; a float is held as its bits, so NaN equals NaN and -0.0 differs from 0.0."""
     found: dict[tuple[Any, ...], Counter[tuple[Any, ...]]] = {}
     key = _key_of(comparison)
@@ -156,7 +169,7 @@ class _Bits(float):
 
 
 def _comparable(column: pa.Array, kind: str) -> list[Any]:
-    values = column.to_pylist()
+    values: list[Any] = column.to_pylist()
     if kind == "float":
         return [None if v is None else _Bits("nan") if v != v else _Bits(v) for v in values]
     if kind == "json":
@@ -171,7 +184,11 @@ def _shown(value: Any) -> Any:
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, float):
-        return float(value) if np.isfinite(value) else {True: "NaN"}.get(value != value, "Infinity" if value > 0 else "-Infinity")
+        return (
+            float(value)
+            if np.isfinite(value)
+            else {True: "NaN"}.get(value != value, "Infinity" if value > 0 else "-Infinity")
+        )
     if isinstance(value, int):
         return str(value)
     if isinstance(value, bytes):

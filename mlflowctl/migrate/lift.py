@@ -27,7 +27,14 @@ _USER_TAGS = "90e64c465722"
 _LATEST_METRICS = "89d4b8295536"
 _JOBS_CANCELED = "dc11669786a5"
 _TRACE_ANALYTICS = "75868b020152"
-_TOKENS = ("input_tokens", "output_tokens", "total_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "cache_creation_input_tokens_above_1hr")
+_TOKENS = (
+    "input_tokens",
+    "output_tokens",
+    "total_tokens",
+    "cache_read_input_tokens",
+    "cache_creation_input_tokens",
+    "cache_creation_input_tokens_above_1hr",
+)
 _COSTS = ("input_cost", "output_cost", "total_cost")
 _MOVED_KEYS = {
     "trace_tags": frozenset({"mlflow.traceName"}),
@@ -118,7 +125,9 @@ class UserTags(Rule):
 
     def see(self, batch: TableBatch) -> TableBatch:
         if batch.table == "runs":
-            for run, user in zip(batch.rows.column("run_uuid").to_pylist(), batch.rows.column("user_id").to_pylist(), strict=True):
+            for run, user in zip(
+                batch.rows.column("run_uuid").to_pylist(), batch.rows.column("user_id").to_pylist(), strict=True
+            ):
                 if user:
                     self._users[run] = user
         elif batch.table == "tags":
@@ -130,7 +139,16 @@ class UserTags(Rule):
         new = {run: user for run, user in self._users.items() if run not in self._tagged}
         if new:
             keys = pa.array(["mlflow.user"] * len(new))
-            yield TableBatch("tags", pa.record_batch({"key": keys, "value": pa.array(new.values(), pa.string()), "run_uuid": pa.array(new.keys(), pa.string())}))
+            yield TableBatch(
+                "tags",
+                pa.record_batch(
+                    {
+                        "key": keys,
+                        "value": pa.array(new.values(), pa.string()),
+                        "run_uuid": pa.array(new.keys(), pa.string()),
+                    }
+                ),
+            )
 
 
 class LatestMetrics(Rule):
@@ -145,7 +163,9 @@ class LatestMetrics(Rule):
 
     def see(self, batch: TableBatch) -> TableBatch:
         if batch.table == "metrics":
-            points = _filled(batch.rows, {"step": pa.scalar(0, pa.int64()), "is_nan": pa.scalar(False)}).select(list(self._COLUMNS))
+            points = _filled(batch.rows, {"step": pa.scalar(0, pa.int64()), "is_nan": pa.scalar(False)}).select(
+                list(self._COLUMNS)
+            )
             together = pa.Table.from_batches([points])
             if self._best is not None:
                 together = pa.concat_tables([self._best, together])
@@ -159,12 +179,20 @@ class LatestMetrics(Rule):
 
 
 def _greatest(points: pa.Table) -> pa.Table:
-    order = [("run_uuid", "ascending"), ("key", "ascending"), ("step", "descending"), ("timestamp", "descending"), ("value", "descending")]
+    order = [
+        ("run_uuid", "ascending"),
+        ("key", "ascending"),
+        ("step", "descending"),
+        ("timestamp", "descending"),
+        ("value", "descending"),
+    ]
     ranked = points.take(pc.sort_indices(points, sort_keys=order)).combine_chunks()
     if ranked.num_rows < 2:
         return ranked
     run, key = ranked.column("run_uuid"), ranked.column("key")
-    changes = pc.or_(pc.not_equal(run.slice(1), run.slice(0, len(run) - 1)), pc.not_equal(key.slice(1), key.slice(0, len(key) - 1)))
+    changes = pc.or_(
+        pc.not_equal(run.slice(1), run.slice(0, len(run) - 1)), pc.not_equal(key.slice(1), key.slice(0, len(key) - 1))
+    )
     first = pa.chunked_array([pa.array([True]), *changes.chunks])
     return ranked.filter(first)
 
@@ -212,7 +240,10 @@ _RULES: tuple[tuple[str, Callable[[], Rule], frozenset[str]], ...] = (
     (_USER_TAGS, UserTags, frozenset({"*"})),
     (_LATEST_METRICS, LatestMetrics, frozenset({"*"})),
     (_JOBS_CANCELED, JobsCanceled, frozenset({"status"})),
-    *((_TRACE_ANALYTICS, partial(MovedToColumns, table, keys), frozenset({"*"})) for table, keys in _MOVED_KEYS.items()),
+    *(
+        (_TRACE_ANALYTICS, partial(MovedToColumns, table, keys), frozenset({"*"}))
+        for table, keys in _MOVED_KEYS.items()
+    ),
 )
 
 
@@ -223,15 +254,17 @@ def plan(source: Schema, target: Schema) -> Lift:
     between = _between(source, target)
     rewritten: dict[str, set[str]] = {}
     if between:
-        for table, columns in schemas.rewritten(source.chain, source.revision, target.revision).items():
-            rewritten.setdefault(table, set()).update(columns)
+        for changed, columns in schemas.rewritten(source.chain, source.revision, target.revision).items():
+            rewritten.setdefault(changed, set()).update(columns)
         _take_renames(lifted, source, target)
     for revision, make, predicts in _RULES:
         if revision in between and source.chain == "tracking":
             rule = make()
             if all(n in source.tables for n in rule.needs):
                 lifted.rules.append(rule)
-                rewritten[rule.makes] = rewritten.get(rule.makes, set()) - predicts - ({"*"} if "*" in predicts else set())
+                rewritten[rule.makes] = (
+                    rewritten.get(rule.makes, set()) - predicts - ({"*"} if "*" in predicts else set())
+                )
     made = {rule.makes for rule in lifted.rules}
     sources = {lifted.renamed.get(name, name): table for name, table in source.tables.items()}
     for name, table in target.tables.items():
@@ -267,7 +300,11 @@ def _take_new_table(lifted: Lift, target: Schema, name: str, table: Table, *, co
     lifted.comparisons[name] = TableComparison(name, kinds, table.primary_key)
     seed = target.seed.get(name, ())
     if seed:
-        columns = {c.name: pa.array([row.get(c.name) for row in seed], ARROW_TYPES[c.kind]) for c in table.columns if not c.computed}
+        columns = {
+            c.name: pa.array([row.get(c.name) for row in seed], ARROW_TYPES[c.kind])
+            for c in table.columns
+            if not c.computed
+        }
         lifted.seeds.append(TableBatch(name, pa.record_batch(columns)))
 
 

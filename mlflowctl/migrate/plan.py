@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +65,9 @@ class Plan:
     @property
     def seconds(self) -> float:
         rows = sum(c.rows for c in self.counts.values())
-        return 1 + rows / _ROWS_A_SECOND[self.target_kind] + (_UPGRADE_SECONDS[self.target_kind] if self.upgrades else 0)
+        return (
+            1 + rows / _ROWS_A_SECOND[self.target_kind] + (_UPGRADE_SECONDS[self.target_kind] if self.upgrades else 0)
+        )
 
     def document(self) -> Document:
         return {
@@ -82,7 +84,9 @@ class Plan:
         }
 
 
-def make(settings: MigrateSettings, source: Reader, source_uri: StoreUri, target_kind: str, revision: str, standing: Standing) -> Plan:
+def make(
+    settings: MigrateSettings, source: Reader, source_uri: StoreUri, target_kind: str, revision: str, standing: Standing
+) -> Plan:
     """Look at the source, quickly, and decide everything that is to be decided.
 
     Raises:
@@ -122,8 +126,15 @@ def _experiment_ids(policy: str, source: Reader, target_kind: str) -> dict[int, 
     for batch in source.batches(["experiments"]):
         if batch.table != "experiments":
             continue
-        created = batch.rows.column("creation_time").to_pylist() if "creation_time" in columns else [None] * batch.rows.num_rows
-        ids.extend((at or 0, number) for at, number in zip(created, batch.rows.column("experiment_id").to_pylist(), strict=True))
+        created = (
+            batch.rows.column("creation_time").to_pylist()
+            if "creation_time" in columns
+            else [None] * batch.rows.num_rows
+        )
+        ids.extend(
+            (at or 0, number)
+            for at, number in zip(created, batch.rows.column("experiment_id").to_pylist(), strict=True)
+        )
     ids.sort()
     large = [number for _, number in ids if not -_MAX_INT32 - 1 <= number <= _MAX_INT32]
     if policy != "renumber" and not large:
@@ -138,7 +149,7 @@ def _experiment_ids(policy: str, source: Reader, target_kind: str) -> dict[int, 
     kept = {n for _, n in ids} - set(renumbered)
     following = max((n for n in kept if n > 0), default=0) + 1
     if following + len(renumbered) > _MAX_INT32:  # a kept ID near the end of the range: use the gaps below it
-        free = (n for n in range(1, _MAX_INT32) if n not in kept)
+        free: Iterator[int] = (n for n in range(1, _MAX_INT32) if n not in kept)
     else:
         free = iter(range(following, following + len(renumbered)))
     return {n: n for n in kept} | dict(zip(renumbered, free, strict=False))
@@ -146,10 +157,14 @@ def _experiment_ids(policy: str, source: Reader, target_kind: str) -> dict[int, 
 
 def _describe(plan: Plan, settings: MigrateSettings, source: Reader, source_uri: StoreUri) -> None:
     if plan.upgrades:
-        plan.transforms_text.append(f"upgrade of the proven copy from {plan.revision_from} to {plan.revision_to} by {plan.upgrades} of MLflow's own revisions")
+        plan.transforms_text.append(
+            f"upgrade of the proven copy from {plan.revision_from} to {plan.revision_to} by {plan.upgrades} of MLflow's own revisions"
+        )
     changed = sum(o != n for o, n in plan.experiment_ids.items())
     if changed:
-        plan.transforms_text.append(f"{changed} experiments get new IDs, each tagged with its old one; a map file is written")
+        plan.transforms_text.append(
+            f"{changed} experiments get new IDs, each tagged with its old one; a map file is written"
+        )
     for old, new in settings.map_artifacts:
         plan.transforms_text.append(f"artifact locations below {old} become {new}")
     if settings.reroot_artifacts:
@@ -167,7 +182,9 @@ def _describe(plan: Plan, settings: MigrateSettings, source: Reader, source_uri:
             )
         if not settings.map_artifacts and not settings.reroot_artifacts:
             for old, new in quick.suggestions:
-                plan.notes.append(f"The recorded artifact root {old} does not exist here, but the folder does; this mends it: --map-artifacts {shlex.quote(f'{old}={new}')}")
+                plan.notes.append(
+                    f"The recorded artifact root {old} does not exist here, but the folder does; this mends it: --map-artifacts {shlex.quote(f'{old}={new}')}"
+                )
 
 
 def server_command(target: StoreUri, plan: Plan, settings: MigrateSettings) -> str:

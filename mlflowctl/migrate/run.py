@@ -23,11 +23,14 @@ from mlflowctl.core.errors import DifferError, MlflowctlError, TargetError, Usag
 from mlflowctl.core.events import Engine, Note, PhaseAdvanced, PhaseFinished, PhaseStarted
 from mlflowctl.core.pipeline import Outlet, ahead
 from mlflowctl.core.redact import redact_text
-from mlflowctl.migrate import compare, lift, plan as planning, verify as proving
+from mlflowctl.migrate import compare
+from mlflowctl.migrate import plan as planning
+from mlflowctl.migrate import verify as proving
 from mlflowctl.migrate.api import MigrateResult, MigrateSettings, VerifyResult
 from mlflowctl.migrate.transform import ArtifactTransform, NegativeZeroTransform, RenumberTransform, Transforms
 from mlflowctl.stores import schema as schemas
 from mlflowctl.stores.api import TableBatch
+from mlflowctl.stores.canonical import ARROW_TYPES
 from mlflowctl.stores.hashing import TableHash
 from mlflowctl.stores.open import open_reader
 from mlflowctl.stores.sql.target import Record, Standing, Target
@@ -74,30 +77,57 @@ def migrate(settings: MigrateSettings) -> Engine[MigrateResult]:
     return result
 
 
-def _migrate_chain(settings: MigrateSettings, source_text: str, target_text: str, chain: Chain, result: MigrateResult) -> Engine[None]:
+def _migrate_chain(
+    settings: MigrateSettings, source_text: str, target_text: str, chain: Chain, result: MigrateResult
+) -> Engine[None]:
     source_uri = parse_uri(source_text, side="source")
     target_uri = parse_uri(target_text, side="target")
     _refuse_same(source_uri, target_uri, result)
     if target_uri.kind == "files":
         result.status = "refused"
-        raise TargetError("A folder cannot be a target.", where=target_uri.redacted, why="MLflow gives up file stores; the target must be a database.", next_step="Leave --to out for sqlite:///mlflow.db, or name a database.", kind="unsupported_store")
+        raise TargetError(
+            "A folder cannot be a target.",
+            where=target_uri.redacted,
+            why="MLflow gives up file stores; the target must be a database.",
+            next_step="Leave --to out for sqlite:///mlflow.db, or name a database.",
+            kind="unsupported_store",
+        )
     with ExitStack() as stack:
         source = stack.enter_context(open_reader(source_uri, chain))
-        result.source = {"uri": source.uri, "kind": source.kind, "revision": source.revision, "snapshot": source.snapshot}
+        result.source = {
+            "uri": source.uri,
+            "kind": source.kind,
+            "revision": source.revision,
+            "snapshot": source.snapshot,
+        }
         revision = _wanted_revision(settings, source)
         target = Target(target_uri, chain)
         stack.callback(target.close)
-        result.target = {"uri": target_uri.redacted, "kind": target.kind, "revision": revision, "mlflow_version": schemas.versions_of(chain, revision) if schemas.known(chain, revision) else None}
+        result.target = {
+            "uri": target_uri.redacted,
+            "kind": target.kind,
+            "revision": revision,
+            "mlflow_version": schemas.versions_of(chain, revision) if schemas.known(chain, revision) else None,
+        }
         standing = target.standing()
         if standing.state == "foreign":
             result.status = "refused"
-            raise TargetError("The target holds other data, so nothing was written.", where=target_uri.redacted, why=standing.reason, next_step="Name a new or empty database, or another schema, with --to.", kind="foreign_data")
+            raise TargetError(
+                "The target holds other data, so nothing was written.",
+                where=target_uri.redacted,
+                why=standing.reason,
+                next_step="Name a new or empty database, or another schema, with --to.",
+                kind="foreign_data",
+            )
         if standing.state in ("complete", "unfinished"):
             _refuse_other_source(standing, source_uri, target_uri, result)
         the_plan = planning.make(settings, source, source_uri, target.kind, revision, standing)
         result.plan = the_plan.document()
         result.artifacts.update(the_plan.artifacts)
-        result.renumbered = {"experiments": sum(old != new for old, new in the_plan.experiment_ids.items()), "file": None}
+        result.renumbered = {
+            "experiments": sum(old != new for old, new in the_plan.experiment_ids.items()),
+            "file": None,
+        }
         if standing.state == "complete":
             yield from _already_complete(source, standing, target, result)
             return
@@ -105,7 +135,10 @@ def _migrate_chain(settings: MigrateSettings, source_text: str, target_text: str
             yield from _scan(source, the_plan, result)
         if settings.dry_run or settings.scan:
             result.status = "planned"
-            result.tables = [{"name": n, "source_rows": c.rows, "written_rows": 0, "skipped_rows": 0, "fixed_rows": 0} for n, c in the_plan.counts.items()]
+            result.tables = [
+                {"name": n, "source_rows": c.rows, "written_rows": 0, "skipped_rows": 0, "fixed_rows": 0}
+                for n, c in the_plan.counts.items()
+            ]
             _take_report(source, result)
             return
         for note in the_plan.notes:
@@ -113,7 +146,15 @@ def _migrate_chain(settings: MigrateSettings, source_text: str, target_text: str
         yield from _carry_out(settings, source, source_uri, target, the_plan, standing, result)
 
 
-def _carry_out(settings: MigrateSettings, source: Reader, source_uri: StoreUri, target: Target, the_plan: Plan, standing: Standing, result: MigrateResult) -> Engine[None]:
+def _carry_out(
+    settings: MigrateSettings,
+    source: Reader,
+    source_uri: StoreUri,
+    target: Target,
+    the_plan: Plan,
+    standing: Standing,
+    result: MigrateResult,
+) -> Engine[None]:
     copy_schema = schemas.schema_at(source.chain, _dialect(target.kind), source.revision)
     record = Record(
         id=_identity(source_uri, source.chain),
@@ -145,7 +186,8 @@ def _carry_out(settings: MigrateSettings, source: Reader, source_uri: StoreUri, 
         target.discard()
         raise
     result.tables = [
-        {"name": name, "source_rows": h.rows, "written_rows": h.rows, "skipped_rows": 0, "fixed_rows": 0} for name, h in hashes.items()
+        {"name": name, "source_rows": h.rows, "written_rows": h.rows, "skipped_rows": 0, "fixed_rows": 0}
+        for name, h in hashes.items()
     ]
     proof = yield from _prove_copy(source, target, copy_schema, transforms, hashes)
     _stop_if_different(proof, result, target)
@@ -159,7 +201,9 @@ def _carry_out(settings: MigrateSettings, source: Reader, source_uri: StoreUri, 
     yield from _finish(settings, target, the_plan, record, hashes, result)
 
 
-def _copy(source: Reader, target: Target, schema: Schema, transforms: Transforms, the_plan: Plan) -> Engine[dict[str, TableHash]]:
+def _copy(
+    source: Reader, target: Target, schema: Schema, transforms: Transforms, the_plan: Plan
+) -> Engine[dict[str, TableHash]]:
     """Stream every row into the target's bare tables, hashing it on the way."""
     total = sum(c.rows for c in the_plan.counts.values())
     yield PhaseStarted("copy", "rows", total, any(c.estimated for c in the_plan.counts.values()))
@@ -196,22 +240,32 @@ def _seed_rows(schema: Schema, source: Reader) -> Iterator[TableBatch]:
     for name, rows in schema.seed.items():
         if name not in source.schema.tables and rows:
             table = schema.tables[name]
-            columns = {c.name: pa.array([r.get(c.name) for r in rows], lift.ARROW_TYPES[c.kind]) for c in table.columns if not c.computed}
+            columns = {
+                c.name: pa.array([r.get(c.name) for r in rows], ARROW_TYPES[c.kind])
+                for c in table.columns
+                if not c.computed
+            }
             yield TableBatch(name, pa.record_batch(columns))
 
 
-def _prove_copy(source: Reader, target: Target, schema: Schema, transforms: Transforms, hashes: Mapping[str, TableHash]) -> Engine[VerifyResult]:
+def _prove_copy(
+    source: Reader, target: Target, schema: Schema, transforms: Transforms, hashes: Mapping[str, TableHash]
+) -> Engine[VerifyResult]:
     """Read everything back and compare, while indexes are built where the database lets both happen at once."""
     early, late = target.index_statements(schema)
     if target.kind == "postgresql":
         with Outlet(target.run) as builder:
             builder.put(early)
             with target.reader() as reader:
-                proof = yield from proving.compare_stores(source, reader, transforms, everything=False, source_hashes=_by_target(hashes), phase="verify")
+                proof = yield from proving.compare_stores(
+                    source, reader, transforms, everything=False, source_hashes=hashes, phase="verify"
+                )
         early = []
     else:
         with target.reader() as reader:
-            proof = yield from proving.compare_stores(source, reader, transforms, everything=False, source_hashes=_by_target(hashes), phase="verify")
+            proof = yield from proving.compare_stores(
+                source, reader, transforms, everything=False, source_hashes=hashes, phase="verify"
+            )
     yield PhaseStarted("index", "statements", len(early) + len(late))
     started = time.perf_counter()
     for number, statement in enumerate([*early, *late], 1):
@@ -220,10 +274,6 @@ def _prove_copy(source: Reader, target: Target, schema: Schema, transforms: Tran
         yield PhaseAdvanced("index", number, " ".join(statement.split())[:60])
     yield PhaseFinished("index", len(early) + len(late), time.perf_counter() - started)
     return proof
-
-
-def _by_target(hashes: Mapping[str, TableHash]) -> Mapping[str, TableHash]:
-    return hashes
 
 
 def _lift(target: Target, revision: str) -> Engine[None]:
@@ -236,7 +286,8 @@ def _lift(target: Target, revision: str) -> Engine[None]:
     script = Path(children.__file__).with_name("upgrade.py")
     command = [sys.executable, str(script), "--chain", target.chain, "--to", revision]
     child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert child.stdout is not None and child.stderr is not None
+    assert child.stdout is not None
+    assert child.stderr is not None
     done = 0
     failure: str | None = None
     for line in child.stdout:
@@ -248,14 +299,29 @@ def _lift(target: Target, revision: str) -> Engine[None]:
             failure = f"{event['kind']}: {event['message']}"
     words = child.stderr.read()
     if child.wait() != 0:
-        raise TargetError("MLflow's upgrade of the proven copy failed.", where=target.uri.redacted, why=redact_text(failure or words.strip().splitlines()[-1] if (failure or words.strip()) else f"The child ended with {child.returncode}."), next_step="Run the same command with --no-upgrade to keep the copy at its own revision, or report the error to MLflow.", kind="upgrade_failed", resumable=True)
+        raise TargetError(
+            "MLflow's upgrade of the proven copy failed.",
+            where=target.uri.redacted,
+            why=redact_text(
+                failure or words.strip().splitlines()[-1]
+                if (failure or words.strip())
+                else f"The child ended with {child.returncode}."
+            ),
+            next_step="Run the same command with --no-upgrade to keep the copy at its own revision, or report the error to MLflow.",
+            kind="upgrade_failed",
+            resumable=True,
+        )
     target.reopen()
     yield PhaseFinished("upgrade", done, time.perf_counter() - started)
 
 
 def _prove_lifted(source: Reader, target: Target, transforms: Transforms) -> Engine[VerifyResult]:
     with target.reader() as reader:
-        return (yield from proving.compare_stores(source, reader, transforms, everything=False, phase="verify after upgrade"))
+        return (
+            yield from proving.compare_stores(
+                source, reader, transforms, everything=False, phase="verify after upgrade"
+            )
+        )
 
 
 def _stop_if_different(proof: VerifyResult, result: MigrateResult, target: Target) -> None:
@@ -265,16 +331,32 @@ def _stop_if_different(proof: VerifyResult, result: MigrateResult, target: Targe
     result.status = "failed"
     names = ", ".join(t.name for t in proof.tables if t.verdict not in "=!")
     target.discard()
-    raise DifferError("The proof failed: the target does not hold what the source holds.", where=names, next_step="Do not use the target. The report names the rows; run the same command to try again.", resumable=True)
+    raise DifferError(
+        "The proof failed: the target does not hold what the source holds.",
+        where=names,
+        next_step="Do not use the target. The report names the rows; run the same command to try again.",
+        resumable=True,
+    )
 
 
-def _finish(settings: MigrateSettings, target: Target, the_plan: Plan, record: Record, hashes: Mapping[str, TableHash], result: MigrateResult) -> Engine[None]:
+def _finish(
+    settings: MigrateSettings,
+    target: Target,
+    the_plan: Plan,
+    record: Record,
+    hashes: Mapping[str, TableHash],
+    result: MigrateResult,
+) -> Engine[None]:
     yield PhaseStarted("finish", "steps", None)
     started = time.perf_counter()
     if the_plan.experiment_ids and any(o != n for o, n in the_plan.experiment_ids.items()):
         result.renumbered["file"] = _write_id_map(the_plan.experiment_ids, record.id)
     final = schemas.schema_at(target.chain, _dialect(target.kind), str(result.target["revision"]))
-    document = {**record.document, "hashes": {n: {"rows": h.rows, "hash": h.hexdigest} for n, h in hashes.items()}, "revision": result.target["revision"]}
+    document = {
+        **record.document,
+        "hashes": {n: {"rows": h.rows, "hash": h.hexdigest} for n, h in hashes.items()},
+        "revision": result.target["revision"],
+    }
     complete = Record(record.id, record.chain, "complete", record.source, record.started, _now(), document)
     try:
         target.complete(complete, final.tables.values())
@@ -294,7 +376,10 @@ def _already_complete(source: Reader, standing: Standing, target: Target, result
     assert standing.record is not None
     document = standing.record.document
     transforms = proving.transforms_of(document, source.schema, target.kind)
-    tables = {n: compare.TableComparison(n, {c.name: c.kind for c in t.columns if not c.computed}, t.primary_key) for n, t in source.schema.tables.items()}
+    tables = {
+        n: compare.TableComparison(n, {c.name: c.kind for c in t.columns if not c.computed}, t.primary_key)
+        for n, t in source.schema.tables.items()
+    }
     yield PhaseStarted("check source", "rows", None)
     started = time.perf_counter()
     hashes = compare.hash_stream(transforms.stream(source.batches()), tables)
@@ -302,7 +387,10 @@ def _already_complete(source: Reader, standing: Standing, target: Target, result
     yield PhaseFinished("check source", sum(h.rows for h in hashes.values()), time.perf_counter() - started)
     recorded: Mapping[str, Mapping[str, object]] = document.get("hashes", {})
     changed = sorted(n for n, h in hashes.items() if recorded.get(n, {"hash": h.hexdigest})["hash"] != h.hexdigest)
-    result.tables = [{"name": n, "source_rows": h.rows, "written_rows": 0, "skipped_rows": 0, "fixed_rows": 0} for n, h in hashes.items()]
+    result.tables = [
+        {"name": n, "source_rows": h.rows, "written_rows": 0, "skipped_rows": 0, "fixed_rows": 0}
+        for n, h in hashes.items()
+    ]
     _take_report(source, result)
     if changed:
         result.status = "refused"
@@ -315,7 +403,9 @@ def _already_complete(source: Reader, standing: Standing, target: Target, result
         )
     result.status = "already_complete"
     result.target["revision"] = document.get("revision", result.target["revision"])
-    result.notes.append(f"This migration was completed on {standing.record.finished}; nothing is left to do and nothing was written.")
+    result.notes.append(
+        f"This migration was completed on {standing.record.finished}; nothing is left to do and nothing was written."
+    )
 
 
 def _scan(source: Reader, the_plan: Plan, result: MigrateResult) -> Engine[None]:
@@ -352,7 +442,9 @@ def _take_transforms(transforms: Transforms, result: MigrateResult) -> None:
         if isinstance(transform, ArtifactTransform):
             result.artifacts["mapped"] = transform.report()
         elif isinstance(transform, NegativeZeroTransform) and transform.rows:
-            result.explained = [{"rule": "negative_zero", "rows": transform.rows, "text": "SQLite cannot hold -0.0 and keeps it as 0.0"}]
+            result.explained = [
+                {"rule": "negative_zero", "rows": transform.rows, "text": "SQLite cannot hold -0.0 and keeps it as 0.0"}
+            ]
         elif isinstance(transform, RenumberTransform):
             result.renumbered["experiments"] = sum(old != new for old, new in transform.ids.items())
 
@@ -360,7 +452,12 @@ def _take_transforms(transforms: Transforms, result: MigrateResult) -> None:
 def _refuse_same(source: StoreUri, target: StoreUri, result: MigrateResult) -> None:
     if source.identity == target.identity:
         result.status = "refused"
-        raise TargetError("Source and target are the same store.", where=source.redacted, next_step="Name another target with --to.", kind="same_store")
+        raise TargetError(
+            "Source and target are the same store.",
+            where=source.redacted,
+            next_step="Name another target with --to.",
+            kind="same_store",
+        )
 
 
 def _refuse_other_source(standing: Standing, source: StoreUri, target: StoreUri, result: MigrateResult) -> None:
@@ -368,7 +465,13 @@ def _refuse_other_source(standing: Standing, source: StoreUri, target: StoreUri,
     if standing.record.source != source.identity:
         result.status = "refused"
         word = "was completed from" if standing.state == "complete" else "is unfinished from"
-        raise TargetError(f"The target {word} another source ({redact_text(standing.record.source)}).", where=target.redacted, why="Two sources are never mixed in one target.", next_step="Name a new or empty database with --to.", kind="foreign_data")
+        raise TargetError(
+            f"The target {word} another source ({redact_text(standing.record.source)}).",
+            where=target.redacted,
+            why="Two sources are never mixed in one target.",
+            next_step="Name a new or empty database with --to.",
+            kind="foreign_data",
+        )
 
 
 def _wanted_revision(settings: MigrateSettings, source: Reader) -> str:
@@ -387,7 +490,11 @@ def _wanted_revision(settings: MigrateSettings, source: Reader) -> str:
     try:
         wanted = schemas.head_of_version(chain, settings.target_version)
     except ValueError as bad:
-        raise UsageError(f"--target-version {settings.target_version} is not known.", why=str(bad), next_step="Name an MLflow version such as 3.17.") from bad
+        raise UsageError(
+            f"--target-version {settings.target_version} is not known.",
+            why=str(bad),
+            next_step="Name an MLflow version such as 3.17.",
+        ) from bad
     order = [r.id for r in schemas.revisions(chain)]
     if order.index(wanted) < order.index(source.revision):
         why = "A folder is read as" if source.kind == "files" else "The source stands at"
@@ -397,7 +504,11 @@ def _wanted_revision(settings: MigrateSettings, source: Reader) -> str:
             next_step=f"Name MLflow {schemas.versions_of(chain, source.revision)} or later.",
         )
     if wanted != source.revision and wanted not in schemas.installed_revisions(chain):
-        raise UsageError(f"The installed MLflow cannot lift a store to {settings.target_version}.", why=f"It ends at revision {schemas.installed_head(chain)}.", next_step=f"pip install 'mlflow>={settings.target_version}'")
+        raise UsageError(
+            f"The installed MLflow cannot lift a store to {settings.target_version}.",
+            why=f"It ends at revision {schemas.installed_head(chain)}.",
+            next_step=f"pip install 'mlflow>={settings.target_version}'",
+        )
     return wanted
 
 
@@ -411,7 +522,9 @@ def _identity(source: StoreUri, chain: str) -> str:
 
 def _write_id_map(ids: Mapping[int, int], record_id: str) -> str:
     path = Path(f"mlflowctl-experiment-ids-{record_id[:8]}.json")
-    path.write_text(json.dumps({str(old): str(new) for old, new in ids.items() if old != new}, indent=1) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps({str(old): str(new) for old, new in ids.items() if old != new}, indent=1) + "\n", encoding="utf-8"
+    )
     return str(path.resolve())
 
 

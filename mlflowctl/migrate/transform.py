@@ -109,7 +109,9 @@ class ArtifactTransform(Transform):
             chosen = pc.is_in(rows.column("key"), pa.array(ARTIFACT_TAGS))
             rows = _with_column(rows, "value", self._rewritten(rows.column("value"), self.location, chosen))
         if batch.table == "datasets" and "dataset_source" in rows.schema.names:
-            rows = _with_column(rows, "dataset_source", self._rewritten(rows.column("dataset_source"), self._dataset_source))
+            rows = _with_column(
+                rows, "dataset_source", self._rewritten(rows.column("dataset_source"), self._dataset_source)
+            )
         return batch if rows is batch.rows else TableBatch(batch.table, rows)
 
     def location(self, text: str) -> tuple[str, Mapping_ | None]:
@@ -143,7 +145,9 @@ class ArtifactTransform(Transform):
                     source[name], used = new, mapping
         return (json.dumps(source), used) if used is not None else (text, None)
 
-    def _rewritten(self, column: pa.Array, rewrite: Callable[[str], tuple[str, Mapping_ | None]], chosen: pa.Array | None = None) -> pa.Array:
+    def _rewritten(
+        self, column: pa.Array, rewrite: Callable[[str], tuple[str, Mapping_ | None]], chosen: pa.Array | None = None
+    ) -> pa.Array:
         encoded = column.dictionary_encode()
         changes = [(text, *rewrite(text)) for text in encoded.dictionary.to_pylist()]
         if all(mapping is None for _, _, mapping in changes):
@@ -189,7 +193,9 @@ class RenumberTransform(Transform):
         self.ids = dict(ids)
         holders = {name for name, table in schema.tables.items() if any(c.name == self._COLUMNS for c in table.columns)}
         self._text_tables = {"experiment_permissions", "scorer_permissions"}
-        self.tables = frozenset(holders | {"registered_model_tags", "model_version_tags", "spans", "jobs", "role_permissions"})
+        self.tables = frozenset(
+            holders | {"registered_model_tags", "model_version_tags", "spans", "jobs", "role_permissions"}
+        )
         self._kinds = {
             name: next(c.kind for c in schema.tables[name].columns if c.name == self._COLUMNS) for name in holders
         }

@@ -6,22 +6,26 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from mlflowctl.core.errors import SourceError, TargetError
 from mlflowctl.core.events import Engine, PhaseAdvanced, PhaseFinished, PhaseStarted
+from mlflowctl.core.pipeline import ahead
 from mlflowctl.migrate import compare, lift
 from mlflowctl.migrate.api import VerifyResult, VerifySettings
-from mlflowctl.migrate.transform import ArtifactTransform, NegativeZeroTransform, RenumberTransform, Transform, Transforms
+from mlflowctl.migrate.transform import (
+    ArtifactTransform,
+    NegativeZeroTransform,
+    RenumberTransform,
+    Transform,
+    Transforms,
+)
 from mlflowctl.stores.api import TableBatch
+from mlflowctl.stores.hashing import TableHash
 from mlflowctl.stores.open import open_reader
 from mlflowctl.stores.sql.target import Record, find_record
 from mlflowctl.stores.uri import parse_uri
 
 if TYPE_CHECKING:
-    from mlflowctl.migrate.compare import TableComparison
     from mlflowctl.stores.api import Reader
-    from mlflowctl.stores.hashing import TableHash
     from mlflowctl.stores.schema import Chain, Schema
 
 
@@ -40,7 +44,9 @@ def transforms_of(document: Mapping[str, Any], schema: Schema, target_kind: str)
     return Transforms(chosen, schema)
 
 
-def source_stream(reader: Reader, transforms: Transforms, lifted: lift.Lift, tables: Sequence[str] | None = None) -> Iterator[TableBatch]:
+def source_stream(
+    reader: Reader, transforms: Transforms, lifted: lift.Lift, tables: Sequence[str] | None = None
+) -> Iterator[TableBatch]:
     """The source's rows as the target should hold them: changed on their way, then lifted to its revision."""
     wanted = None if tables is None else lifted.sources_of(tables)
     return lifted.stream(transforms.stream(reader.batches(wanted)), tables)
@@ -90,8 +96,8 @@ def compare_stores(
 
     def hashed(batches: Iterator[TableBatch]) -> Engine[dict[str, TableHash]]:
         nonlocal done
-        hashes = {name: compare.TableHash(name, comparison.kinds) for name, comparison in tables.items()}
-        for batch in compare.ahead(batches):
+        hashes = {name: TableHash(name, comparison.kinds) for name, comparison in tables.items()}
+        for batch in ahead(batches):
             if batch.table in compared:
                 hashes[batch.table].add(batch.rows.select(list(tables[batch.table].kinds)))
                 done += batch.rows.num_rows
@@ -152,7 +158,13 @@ def _verify_chain(source_text: str, target_text: str, chain: Chain, everything: 
             target = open_reader(target_uri, chain)
         except SourceError as bad:
             # The same words, but it is the target that cannot be read.
-            raise TargetError(bad.what.replace("The source", "The target"), where=bad.where, why=bad.why, next_step=bad.next_step, kind=bad.kind) from bad
+            raise TargetError(
+                bad.what.replace("The source", "The target"),
+                where=bad.where,
+                why=bad.why,
+                next_step=bad.next_step,
+                kind=bad.kind,
+            ) from bad
         with target:
             record: Record | None = find_record(target_uri, chain) if target_uri.kind != "files" else None
             document = record.document if record is not None and record.source == source_uri.identity else {}
@@ -163,4 +175,4 @@ def _verify_chain(source_text: str, target_text: str, chain: Chain, everything: 
             return result
 
 
-__all__ = ["compare_stores", "pa", "raise_troubles", "transforms_of", "verify"]
+__all__ = ["compare_stores", "raise_troubles", "transforms_of", "verify"]

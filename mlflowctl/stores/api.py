@@ -99,7 +99,9 @@ class Reader(ABC):
         """Rows per table. Quick estimates are allowed unless ``exact``."""
 
     @abstractmethod
-    def batches(self, tables: Sequence[str] | None = None, columns: Mapping[str, Sequence[str]] | None = None) -> Iterator[TableBatch]:
+    def batches(
+        self, tables: Sequence[str] | None = None, columns: Mapping[str, Sequence[str]] | None = None
+    ) -> Iterator[TableBatch]:
         """Stream the rows of ``tables`` (default: all), in any order of tables and rows; each call reads afresh.
 
         ``columns`` narrows the columns of a table. Raises SourceError when the store cannot be read.

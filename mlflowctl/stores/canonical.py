@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from mlflowctl.stores.schema import Column
 
 
-
 class _WithoutPandas:
     """An import finder to which pandas is absent."""
 
@@ -31,11 +30,11 @@ def _spare_pandas() -> None:
     if "pandas" in sys.modules:
         return
     finder = _WithoutPandas()
-    sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, finder)
     try:
         pa.array([0])
     finally:
-        sys.meta_path.remove(finder)  # type: ignore[arg-type]
+        sys.meta_path.remove(finder)
 
 
 _spare_pandas()

@@ -20,11 +20,17 @@ def open_reader(uri: StoreUri, chain: Chain = "tracking") -> Reader:
     """
     if uri.kind == "files":
         if chain != "tracking":
-            raise SourceError("A folder holds no users and permissions.", where=uri.redacted, next_step="Name the basic-auth database with --auth-from.", kind="not_a_store")
+            raise SourceError(
+                "A folder holds no users and permissions.",
+                where=uri.redacted,
+                next_step="Name the basic-auth database with --auth-from.",
+                kind="not_a_store",
+            )
         from mlflowctl.stores.files import open_files
 
         assert uri.path is not None
-        return open_files(uri.path)
+        reader: Reader = open_files(uri.path)
+        return reader
     from mlflowctl.stores.sql.reader import SqlReader
 
     if uri.kind == "sqlite":

@@ -26,7 +26,8 @@ def test_every_table_and_column_arrives_at_the_same_revision(revision: str, tmp_
     assert result.verify is not None
     assert {t["verdict"] for t in result.verify["tables"]} == {"="}
     again = run_verify(source, target_url)
-    assert again.equal and not again.differences
+    assert again.equal
+    assert not again.differences
     assert not any(t.uncompared_columns for t in again.tables)
 
 
@@ -63,11 +64,15 @@ def test_a_way_round_through_all_databases_changes_nothing(tmp_path: Path, postg
     run_migrate(postgres_url, mysql_url)
     run_migrate(mysql_url, f"sqlite:///{end}")
     result = run_verify(source, f"sqlite:///{end}")
-    assert result.equal and len(result.tables) == len(schemas.schema_at("tracking", "sqlite", HEAD).tables)
+    assert result.equal
+    assert len(result.tables) == len(schemas.schema_at("tracking", "sqlite", HEAD).tables)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("revision", [r.id for r in schemas.revisions("tracking") if r.id in schemas.installed_revisions("tracking") or r.id == "base"])
+@pytest.mark.parametrize(
+    "revision",
+    [r.id for r in schemas.revisions("tracking") if r.id in schemas.installed_revisions("tracking") or r.id == "base"],
+)
 def test_every_revision_copies_to_sqlite(revision: str, tmp_path: Path) -> None:
     source = tmp_path / "source.db"
     make_store(source, revision, rows=5)
@@ -108,7 +113,10 @@ def test_text_in_an_integer_column_is_named_and_stops(tmp_path: Path, target_url
         run_migrate(source, target_url)
     assert int(caught.value.exit_code) == 4
     text = "\n".join(caught.value.details)
-    assert "metrics[" in text and "'seven' is text" in text and "runs[" in text and "1.5 is real" in text
+    assert "metrics[" in text
+    assert "'seven' is text" in text
+    assert "runs[" in text
+    assert "1.5 is real" in text
 
 
 def _change(url: str, sql: str) -> None:
@@ -126,17 +134,35 @@ def _change(url: str, sql: str) -> None:
     [
         ("UPDATE tags SET value = 'plainX' WHERE {key} = 'key-0'", "tags", "changed", ("value",)),
         ("DELETE FROM metrics WHERE {key} = 'key-1'", "metrics", "missing", ()),
-        ("UPDATE runs SET start_time = start_time + 1 WHERE run_uuid = 'run_uuid-1'", "runs", "changed", ("start_time",)),
-        ("UPDATE latest_metrics SET value = 0.10000000000000002 WHERE {key} = 'key-0'", "latest_metrics", "changed", ("value",)),
+        (
+            "UPDATE runs SET start_time = start_time + 1 WHERE run_uuid = 'run_uuid-1'",
+            "runs",
+            "changed",
+            ("start_time",),
+        ),
+        (
+            "UPDATE latest_metrics SET value = 0.10000000000000002 WHERE {key} = 'key-0'",
+            "latest_metrics",
+            "changed",
+            ("value",),
+        ),
         ("UPDATE latest_metrics SET is_nan = {false} WHERE {key} = 'key-1'", "latest_metrics", "changed", ("is_nan",)),
         ("INSERT INTO params ({key}, value, run_uuid) VALUES ('new', 'x', 'run_uuid-0')", "params", "extra", ()),
     ],
 )
-def test_one_changed_thing_is_noticed_and_named(change: str, table: str, kind: str, columns: tuple[str, ...], tmp_path: Path, target_url: str) -> None:
+def test_one_changed_thing_is_noticed_and_named(
+    change: str, table: str, kind: str, columns: tuple[str, ...], tmp_path: Path, target_url: str
+) -> None:
     source = tmp_path / "source.db"
     make_store(source, HEAD)
     run_migrate(source, target_url)
-    _change(target_url, change.format(key="`key`" if target_url.startswith("mysql") else "key", false="false" if target_url.startswith("postgresql") else "0"))
+    _change(
+        target_url,
+        change.format(
+            key="`key`" if target_url.startswith("mysql") else "key",
+            false="false" if target_url.startswith("postgresql") else "0",
+        ),
+    )
     result = run_verify(source, target_url)
     assert not result.equal
     assert [(d.table, d.kind, d.columns) for d in result.differences] == [(table, kind, columns)]

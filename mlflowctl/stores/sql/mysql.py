@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -42,7 +43,10 @@ class MysqlBackend(WriteBackend):
             import pymysql.cursors
         except ImportError:
             raise self._error(
-                "The MySQL driver is not installed.", where=uri.redacted, next_step="pip install 'mlflowctl[mysql]'", kind="missing_driver"
+                "The MySQL driver is not installed.",
+                where=uri.redacted,
+                next_step="pip install 'mlflowctl[mysql]'",
+                kind="missing_driver",
             ) from None
         self._cursors = pymysql.cursors
         self._driver_error = pymysql.err.Error
@@ -67,13 +71,21 @@ class MysqlBackend(WriteBackend):
         number = bad.args[0] if bad.args else 0
         kind, next_step = "refused", "See the server's words above."
         if number in _UNREACHABLE:
-            kind, next_step = "unreachable", "Check host, port and that the server runs; the same command carries on then."
+            kind, next_step = (
+                "unreachable",
+                "Check host, port and that the server runs; the same command carries on then.",
+            )
         elif number in _DENIED:
-            kind, next_step = "wrong_password", "Check user, password and rights; a password can come from a reference such as env://NAME."
+            kind, next_step = (
+                "wrong_password",
+                "Check user, password and rights; a password can come from a reference such as env://NAME.",
+            )
         elif number == 1049:
             kind, next_step = "no_database", "Create it first: CREATE DATABASE name CHARACTER SET utf8mb4"
         words = redact_text(str(bad.args[1] if len(bad.args) > 1 else bad))
-        return self._error("The MySQL database cannot be opened.", where=self.uri.redacted, why=words, next_step=next_step, kind=kind)
+        return self._error(
+            "The MySQL database cannot be opened.", where=self.uri.redacted, why=words, next_step=next_step, kind=kind
+        )
 
     def catalog(self) -> Mapping[str, tuple[str, ...]]:
         found: dict[str, list[str]] = {}
@@ -104,7 +116,9 @@ class MysqlBackend(WriteBackend):
     def estimates(self, tables: Iterable[str]) -> Mapping[str, Count]:
         known = {
             r["t"]: int(r["n"] or 0)
-            for r in self.rows("SELECT table_name AS t, table_rows AS n FROM information_schema.tables WHERE table_schema = database()")
+            for r in self.rows(
+                "SELECT table_name AS t, table_rows AS n FROM information_schema.tables WHERE table_schema = database()"
+            )
         }
         counts: dict[str, Count] = {}
         for table in tables:
@@ -162,7 +176,7 @@ class MysqlBackend(WriteBackend):
                 cursor.execute("SHOW WARNINGS LIMIT 5")
                 warnings = cursor.fetchall()
         finally:
-            os.unlink(path)
+            Path(path).unlink()
         if warnings:
             raise self._driver_error(int(warnings[0][1]), f"{table.name}: {warnings[0][2]}")
 
@@ -210,7 +224,7 @@ def _array(values: Sequence[Any], kind: str) -> pa.Array:
 
 
 def _load_field(array: pa.Array, kind: str) -> pa.Array:
-    """The column as LOAD DATA reads it: backslash escapes, ``\\N`` for NULL."""
+    """The column as LOAD DATA reads it: backslashes escape, and one before an N is NULL."""
     if kind == "bytes":
         text = pa.array([None if v is None else v.hex() for v in array.to_pylist()], pa.string())
     elif kind == "bool":

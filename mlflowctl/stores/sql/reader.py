@@ -61,8 +61,12 @@ class SqlReader(Reader):
                         kind="half_applied_revision",
                     )
             for extra in sorted(there - {c.name for c in table.columns}):
-                rows = self.backend.rows(f"SELECT count({self.backend.quote(extra)}) AS n FROM {self.backend.quote(name)}")[0]["n"]
-                self.report.not_carried.append(NotCarried(f"column {name}.{extra}", int(rows), "no column of MLflow at this revision"))
+                rows = self.backend.rows(
+                    f"SELECT count({self.backend.quote(extra)}) AS n FROM {self.backend.quote(name)}"
+                )[0]["n"]
+                self.report.not_carried.append(
+                    NotCarried(f"column {name}.{extra}", int(rows), "no column of MLflow at this revision")
+                )
             tables[name] = replace(table, columns=columns)
         self._report_other_tables(catalog, set(known.tables))
         return replace(known, tables=tables)
@@ -73,24 +77,37 @@ class SqlReader(Reader):
         other_chain: set[str] = set()
         for chain in chains:
             if chain != self.chain and schemas.version_table(chain) in catalog:
-                other_chain = {t for r in schemas.revisions(chain) for t in schemas.schema_at(chain, self.backend.dialect, r.id).tables}
+                other_chain = {
+                    t
+                    for r in schemas.revisions(chain)
+                    for t in schemas.schema_at(chain, self.backend.dialect, r.id).tables
+                }
         for name in sorted(set(catalog) - ours - bookkeeping):
             if name in other_chain:
                 if self.chain == "tracking":
                     rows = int(self.backend.rows(f"SELECT count(*) AS n FROM {self.backend.quote(name)}")[0]["n"])
-                    self.report.not_carried.append(NotCarried(f"table {name}", rows, "users and permissions: carried with --auth-from and --auth-to"))
+                    self.report.not_carried.append(
+                        NotCarried(
+                            f"table {name}", rows, "users and permissions: carried with --auth-from and --auth-to"
+                        )
+                    )
                 continue
             rows = int(self.backend.rows(f"SELECT count(*) AS n FROM {self.backend.quote(name)}")[0]["n"])
-            self.report.not_carried.append(NotCarried(f"table {name}", rows, "not a table of MLflow; it belongs to another owner"))
+            self.report.not_carried.append(
+                NotCarried(f"table {name}", rows, "not a table of MLflow; it belongs to another owner")
+            )
 
     def counts(self, *, exact: bool) -> Mapping[str, Count]:
         if not exact:
             return self.backend.estimates(self.schema.tables)
         return {
-            name: Count(int(self.backend.rows(f"SELECT count(*) AS n FROM {self.backend.quote(name)}")[0]["n"])) for name in self.schema.tables
+            name: Count(int(self.backend.rows(f"SELECT count(*) AS n FROM {self.backend.quote(name)}")[0]["n"]))
+            for name in self.schema.tables
         }
 
-    def batches(self, tables: Sequence[str] | None = None, columns: Mapping[str, Sequence[str]] | None = None) -> Iterator[TableBatch]:
+    def batches(
+        self, tables: Sequence[str] | None = None, columns: Mapping[str, Sequence[str]] | None = None
+    ) -> Iterator[TableBatch]:
         for name in self.schema.tables if tables is None else tables:
             table = self.schema.tables[name]
             wanted = None if columns is None else columns.get(name)
@@ -119,8 +136,14 @@ def _revision(backend: Backend, chain: Chain, catalog: Mapping[str, tuple[str, .
     has_core = all(name in catalog for name in _CORE_TABLES[chain])
     if not has_core and version_table not in catalog:
         what = "The database is empty." if not catalog else "The database is not an MLflow store."
-        why = None if not catalog else f"It has {len(catalog)} tables, but none of MLflow's ({', '.join(_CORE_TABLES[chain])})."
-        raise SourceError(what, where=where, why=why, next_step="Check the name of the database (and schema).", kind="not_a_store")
+        why = (
+            None
+            if not catalog
+            else f"It has {len(catalog)} tables, but none of MLflow's ({', '.join(_CORE_TABLES[chain])})."
+        )
+        raise SourceError(
+            what, where=where, why=why, next_step="Check the name of the database (and schema).", kind="not_a_store"
+        )
     named: list[str] = []
     if version_table in catalog:
         named = [row["version_num"] for row in backend.rows(f"SELECT version_num FROM {backend.quote(version_table)}")]
@@ -135,7 +158,13 @@ def _revision(backend: Backend, chain: Chain, catalog: Mapping[str, tuple[str, .
         )
     if not ours:
         if named and not has_core:
-            raise SourceError("The database is not an MLflow store.", where=where, why=f"Its {version_table} belongs to another program.", next_step="Check the name of the database.", kind="not_a_store")
+            raise SourceError(
+                "The database is not an MLflow store.",
+                where=where,
+                why=f"Its {version_table} belongs to another program.",
+                next_step="Check the name of the database.",
+                kind="not_a_store",
+            )
         if not named and has_core:
             # MLflow 0.9 had no revision; the users' database named none under its own table before 3.7.
             return schemas.revisions(chain)[0].id

@@ -26,7 +26,16 @@ if TYPE_CHECKING:
 
 _BATCH_ROWS = "65536"
 # A first row of the right types: the driver takes a column's type from the first rows it sees.
-_PRIMES = {"int": "0", "float": "0.0", "bool": "0", "text": "''", "json": "''", "bytes": "x''", "date": "''", "datetime": "0"}
+_PRIMES = {
+    "int": "0",
+    "float": "0.0",
+    "bool": "0",
+    "text": "''",
+    "json": "''",
+    "bytes": "x''",
+    "date": "''",
+    "datetime": "0",
+}
 _CELL_TYPES = {
     "int": "'integer', 'null'",
     "float": "'real', 'integer', 'null'",
@@ -45,20 +54,26 @@ class SqliteBackend(WriteBackend):
 
     dialect: Dialect = "sqlite"
 
-    def __init__(self, uri: StoreUri, *, file: Path, side: str, copy: tempfile.TemporaryDirectory[str] | None = None) -> None:
+    def __init__(
+        self, uri: StoreUri, *, file: Path, side: str, copy: tempfile.TemporaryDirectory[str] | None = None
+    ) -> None:
         self.uri = uri
         self.file = file
         self._side = side
         self._copy = copy
         mode = "ro" if side == "source" and copy is None else "rwc" if side == "target" else "rw"
-        self._connection = adbc.Connection(adbc_driver_sqlite._driver_path(), f"file:{quoted_path(file.absolute())}?mode={mode}")
+        self._connection = adbc.Connection(
+            adbc_driver_sqlite._driver_path(), f"file:{quoted_path(file.absolute())}?mode={mode}"
+        )
         if side == "source":
             self._connection.execute("PRAGMA query_only = 1")
             self._connection.begin()
 
     def catalog(self) -> Mapping[str, tuple[str, ...]]:
         found: dict[str, tuple[str, ...]] = {}
-        names = self.rows("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")
+        names = self.rows(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+        )
         for row in names:
             # table_xinfo also lists generated columns.
             columns = self.rows(f"SELECT name FROM pragma_table_xinfo({self.literal(row['name'])}) ORDER BY cid")
@@ -107,7 +122,7 @@ class SqliteBackend(WriteBackend):
         for column, test in zip(columns, tests, strict=True):
             cell = self.quote(column.name)
             sql = (
-                f"SELECT typeof({cell}) AS \"  type\", substr(quote({cell}), 1, 80) AS \"  shown\", {keys} "
+                f'SELECT typeof({cell}) AS "  type", substr(quote({cell}), 1, 80) AS "  shown", {keys} '
                 f"FROM {name} WHERE {test} LIMIT {_MAX_NAMED_ROWS}"
             )
             for row in self.rows(sql):
@@ -166,13 +181,34 @@ def open_source(uri: StoreUri) -> tuple[SqliteBackend, list[str]]:
     file = uri.path
     assert file is not None
     if not file.exists():
-        raise SourceError("There is no such SQLite file.", where=str(file), next_step="Check the path given to --from.", kind="not_found")
+        raise SourceError(
+            "There is no such SQLite file.",
+            where=str(file),
+            next_step="Check the path given to --from.",
+            kind="not_found",
+        )
     if file.is_dir():
-        raise SourceError("That is a folder, not a SQLite file.", where=str(file), next_step="Name the .db file inside it, or give the folder as a path.", kind="not_a_store")
+        raise SourceError(
+            "That is a folder, not a SQLite file.",
+            where=str(file),
+            next_step="Name the .db file inside it, or give the folder as a path.",
+            kind="not_a_store",
+        )
     if not os.access(file, os.R_OK):
-        raise SourceError("The SQLite file cannot be read.", where=str(file), why="Permission denied.", next_step="Run as a user who may read it.", kind="unreadable")
+        raise SourceError(
+            "The SQLite file cannot be read.",
+            where=str(file),
+            why="Permission denied.",
+            next_step="Run as a user who may read it.",
+            kind="unreadable",
+        )
     if file.stat().st_size == 0 and not Path(f"{file}-wal").exists():
-        raise SourceError("The SQLite file is empty (0 bytes).", where=str(file), next_step="Check the path; nothing can be migrated from it.", kind="not_a_store")
+        raise SourceError(
+            "The SQLite file is empty (0 bytes).",
+            where=str(file),
+            next_step="Check the path; nothing can be migrated from it.",
+            kind="not_a_store",
+        )
     notes: list[str] = []
     wal, shm, journal = (Path(f"{file}-{end}") for end in ("wal", "shm", "journal"))
     pending = journal.exists() and journal.stat().st_size > 0
@@ -187,7 +223,11 @@ def open_source(uri: StoreUri) -> tuple[SqliteBackend, list[str]]:
     for original in (file, wal, journal):
         if original.exists():
             shutil.copyfile(original, Path(copy.name) / original.name)
-    what = "a hot journal: an unfinished transaction was rolled back" if pending else "a write-ahead log: its committed rows were read"
+    what = (
+        "a hot journal: an unfinished transaction was rolled back"
+        if pending
+        else "a write-ahead log: its committed rows were read"
+    )
     notes.append(f"{file.name} had {what} in a private copy, the original is untouched.")
     return _opened(uri, private, copy), notes
 
@@ -212,7 +252,13 @@ def _opened(uri: StoreUri, file: Path, copy: tempfile.TemporaryDirectory[str] | 
         backend = SqliteBackend(uri, file=file, side="source", copy=copy)
         backend.rows("SELECT count(*) AS n FROM sqlite_master")
     except adbc.Error as bad:
-        raise SourceError("The file cannot be read as a SQLite database.", where=str(uri.path), why=str(bad), next_step="Check it with: sqlite3 FILE 'PRAGMA integrity_check'", kind="not_a_store") from bad
+        raise SourceError(
+            "The file cannot be read as a SQLite database.",
+            where=str(uri.path),
+            why=str(bad),
+            next_step="Check it with: sqlite3 FILE 'PRAGMA integrity_check'",
+            kind="not_a_store",
+        ) from bad
     return backend
 
 
@@ -223,9 +269,22 @@ def open_target(uri: StoreUri, file: Path) -> SqliteBackend:
     """
     try:
         backend = SqliteBackend(uri, file=file, side="target")
-        for pragma in ("journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE", "cache_size = -65536", "foreign_keys = OFF", "temp_store = FILE"):
+        for pragma in (
+            "journal_mode = OFF",
+            "synchronous = OFF",
+            "locking_mode = EXCLUSIVE",
+            "cache_size = -65536",
+            "foreign_keys = OFF",
+            "temp_store = FILE",
+        ):
             backend.rows(f"PRAGMA {pragma}")
         backend.begin()
     except adbc.Error as bad:
-        raise TargetError("The SQLite target cannot be written.", where=str(file), why=str(bad), next_step="Check the folder's rights and free space.", kind="unwritable") from bad
+        raise TargetError(
+            "The SQLite target cannot be written.",
+            where=str(file),
+            why=str(bad),
+            next_step="Check the folder's rights and free space.",
+            kind="unwritable",
+        ) from bad
     return backend

@@ -10,7 +10,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from mlflowctl.stores.sql.backend import WriteBackend
     from mlflowctl.stores.uri import StoreUri
 
-_PRIMARY_KEY = re.compile(r'^ALTER TABLE (?:ONLY )?(\S+) ADD CONSTRAINT (\S+) PRIMARY KEY (\(.*\));?$', re.DOTALL)
+_PRIMARY_KEY = re.compile(r"^ALTER TABLE (?:ONLY )?(\S+) ADD CONSTRAINT (\S+) PRIMARY KEY (\(.*\));?$", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +94,22 @@ class Target:
             try:
                 return sqlite.open_source(self.uri)[0]
             except Exception as bad:
-                raise TargetError("The target file is not a SQLite database.", where=self.uri.redacted, why=str(bad), next_step="Name a new file with --to.", kind="foreign_data") from bad
+                raise TargetError(
+                    "The target file is not a SQLite database.",
+                    where=self.uri.redacted,
+                    why=str(bad),
+                    next_step="Name a new file with --to.",
+                    kind="foreign_data",
+                ) from bad
         return _open_server(self.uri)
 
     def _standing_of(self, backend: WriteBackend) -> Standing:
         catalog = backend.catalog()
-        ours = {t for r in schemas.revisions(self.chain) for t in schemas.schema_at(self.chain, backend.dialect, r.id).tables}
+        ours = {
+            t
+            for r in schemas.revisions(self.chain)
+            for t in schemas.schema_at(self.chain, backend.dialect, r.id).tables
+        }
         there = tuple(sorted(ours & set(catalog)))
         record = _latest(backend, self.chain) if JOURNAL_TABLE in catalog else None
         if record is not None and record.state == "complete":
@@ -110,11 +119,17 @@ class Target:
         if there:
             rows = {t: int(backend.rows(f"SELECT count(*) AS n FROM {backend.quote(t)}")[0]["n"]) for t in there}
             full = [f"{t} ({n} rows)" for t, n in rows.items() if n]
-            reason = f"It holds MLflow tables with {', '.join(full[:4])}." if full else f"It holds {len(there)} empty MLflow tables."
+            reason = (
+                f"It holds MLflow tables with {', '.join(full[:4])}."
+                if full
+                else f"It holds {len(there)} empty MLflow tables."
+            )
             return Standing("foreign", reason=reason, tables=there)
         version_table = schemas.version_table(self.chain)
         if version_table in catalog:
-            strangers = [r["version_num"] for r in backend.rows(f"SELECT version_num FROM {backend.quote(version_table)}")]
+            strangers = [
+                r["version_num"] for r in backend.rows(f"SELECT version_num FROM {backend.quote(version_table)}")
+            ]
             if strangers:
                 reason = f"Its table {version_table} belongs to another program (revision {strangers[0]}), and MLflow cannot share it."
                 return Standing("foreign", reason=reason)
@@ -133,9 +148,20 @@ class Target:
     def _check_folder(self, file: Path) -> None:
         folder = file.absolute().parent
         if not folder.is_dir():
-            raise TargetError("The target's folder does not exist.", where=str(folder), next_step=f"mkdir -p {folder}", kind="not_found")
+            raise TargetError(
+                "The target's folder does not exist.",
+                where=str(folder),
+                next_step=f"mkdir -p {folder}",
+                kind="not_found",
+            )
         if not os.access(folder, os.W_OK):
-            raise TargetError("The target's folder cannot be written.", where=str(folder), why="Permission denied or a read-only disk.", next_step="Choose another place with --to.", kind="unwritable")
+            raise TargetError(
+                "The target's folder cannot be written.",
+                where=str(folder),
+                why="Permission denied or a read-only disk.",
+                next_step="Choose another place with --to.",
+                kind="unwritable",
+            )
 
     # -- building --------------------------------------------------------------------------------------------------
 
@@ -170,9 +196,20 @@ class Target:
             self._lock = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise TargetError("Another mlflowctl writes this target.", where=self.uri.redacted, next_step="Wait for it to end, or stop it, then run the same command.", kind="locked") from None
+            raise TargetError(
+                "Another mlflowctl writes this target.",
+                where=self.uri.redacted,
+                next_step="Wait for it to end, or stop it, then run the same command.",
+                kind="locked",
+            ) from None
         except OSError as bad:
-            raise TargetError("The target's folder cannot be written.", where=str(lock_file.parent), why=str(bad.strerror), next_step="Choose another place with --to.", kind="unwritable") from bad
+            raise TargetError(
+                "The target's folder cannot be written.",
+                where=str(lock_file.parent),
+                why=str(bad.strerror),
+                next_step="Choose another place with --to.",
+                kind="unwritable",
+            ) from bad
 
     def prepare(self, record: Record, schema: Schema, unfinished: Standing | None) -> None:
         """Journal the beginning, clear what an unfinished migration left, create the tables.
@@ -196,7 +233,9 @@ class Target:
                 backend.execute(self._adapted(statement, table))
         version_table = schemas.version_table(self.chain)
         if version_table not in backend.catalog() and schema.revision != "base":
-            backend.execute(f"CREATE TABLE {version_table} (version_num VARCHAR(32) NOT NULL, CONSTRAINT {version_table}_pkc PRIMARY KEY (version_num))")
+            backend.execute(
+                f"CREATE TABLE {version_table} (version_num VARCHAR(32) NOT NULL, CONSTRAINT {version_table}_pkc PRIMARY KEY (version_num))"
+            )
         if schema.revision != "base":
             backend.execute(f"INSERT INTO {version_table} (version_num) VALUES ({backend.literal(schema.revision)})")
         backend.commit()
@@ -219,7 +258,9 @@ class Target:
         for name in sorted((made | {schemas.version_table(self.chain)}) & set(catalog)):
             if name == schemas.version_table(self.chain) and schema.chain == "tracking":
                 known = ", ".join(backend.literal(r.id) for r in schemas.revisions(self.chain))
-                others = backend.rows(f"SELECT version_num FROM {backend.quote(name)} WHERE version_num NOT IN ({known})")
+                others = backend.rows(
+                    f"SELECT version_num FROM {backend.quote(name)} WHERE version_num NOT IN ({known})"
+                )
                 if others:
                     backend.execute(f"DELETE FROM {backend.quote(name)} WHERE version_num IN ({known})")
                     continue
@@ -241,12 +282,35 @@ class Target:
         """The database's own words as a TargetError."""
         text = redact_text(str(bad)).strip()
         full = re.search(r"no space|disk.*full|is full", text, re.IGNORECASE)
-        gone = re.search(r"server closed|connection.*(lost|closed|refused)|gone away|terminating connection", text, re.IGNORECASE)
+        gone = re.search(
+            r"server closed|connection.*(lost|closed|refused)|gone away|terminating connection", text, re.IGNORECASE
+        )
         if full:
-            return TargetError("The target's disk is full.", where=self.uri.redacted, why=text, next_step="Free space, then run the same command.", kind="disk_full", resumable=True)
+            return TargetError(
+                "The target's disk is full.",
+                where=self.uri.redacted,
+                why=text,
+                next_step="Free space, then run the same command.",
+                kind="disk_full",
+                resumable=True,
+            )
         if gone:
-            return TargetError("The target went away.", where=self.uri.redacted, why=text, next_step="Bring it back, then run the same command.", kind="unreachable", resumable=True)
-        return TargetError(f"The target refused {what}.", where=self.uri.redacted, why=text, next_step="Mend the row in the source, or choose a target that can hold it; then run the same command.", kind="refused_row", resumable=True)
+            return TargetError(
+                "The target went away.",
+                where=self.uri.redacted,
+                why=text,
+                next_step="Bring it back, then run the same command.",
+                kind="unreachable",
+                resumable=True,
+            )
+        return TargetError(
+            f"The target refused {what}.",
+            where=self.uri.redacted,
+            why=text,
+            next_step="Mend the row in the source, or choose a target that can hold it; then run the same command.",
+            kind="refused_row",
+            resumable=True,
+        )
 
     def index_statements(self, schema: Schema) -> tuple[list[str], list[str]]:
         """What is left to do after the load: first what may run while the tables are read, then the rest.
@@ -260,7 +324,9 @@ class Target:
                 key = _PRIMARY_KEY.match(statement) if self.kind == "postgresql" else None
                 if key:
                     early.append(f"CREATE UNIQUE INDEX {key.group(2)} ON {key.group(1)} {key.group(3)}")
-                    late.append(f"ALTER TABLE {key.group(1)} ADD CONSTRAINT {key.group(2)} PRIMARY KEY USING INDEX {key.group(2)}")
+                    late.append(
+                        f"ALTER TABLE {key.group(1)} ADD CONSTRAINT {key.group(2)} PRIMARY KEY USING INDEX {key.group(2)}"
+                    )
                 elif statement.upper().startswith(("CREATE INDEX", "CREATE UNIQUE INDEX")):
                     early.append(statement)
                 else:
@@ -298,7 +364,9 @@ class Target:
 
     def reopen(self) -> None:
         """Open again after a child's work."""
-        self._backend = sqlite.open_target(self.uri, self.build_file) if self.kind == "sqlite" else _open_server(self.uri)
+        self._backend = (
+            sqlite.open_target(self.uri, self.build_file) if self.kind == "sqlite" else _open_server(self.uri)
+        )
 
     def complete(self, record: Record, tables: Iterable[Table]) -> None:
         """Sequences, statistics, the journal's last word; then a SQLite file takes its name, atomically."""
@@ -313,12 +381,20 @@ class Target:
             backend.close()
             self._backend = None
             _flush(self.build_file)
-            os.replace(self.build_file, self._file)
+            self.build_file.replace(self._file)
             _flush(self._file.absolute().parent)
 
     def _insert(self, record: Record) -> None:
         backend = self.backend
-        values = (record.id, record.chain, record.state, record.source, record.started, record.finished, json.dumps(record.document))
+        values = (
+            record.id,
+            record.chain,
+            record.state,
+            record.source,
+            record.started,
+            record.finished,
+            json.dumps(record.document),
+        )
         backend.execute(
             f"INSERT INTO {JOURNAL_TABLE} (id, chain, state, source, started, finished, document) VALUES ({', '.join(backend.literal(v) for v in values)})"
         )
@@ -369,7 +445,15 @@ def _latest(backend: WriteBackend, chain: str) -> Record | None:
     if not rows:
         return None
     row = rows[0]
-    return Record(row["id"], row["chain"], row["state"], row["source"], row["started"], row["finished"], json.loads(row["document"]))
+    return Record(
+        row["id"],
+        row["chain"],
+        row["state"],
+        row["source"],
+        row["started"],
+        row["finished"],
+        json.loads(row["document"]),
+    )
 
 
 def find_record(uri: StoreUri, chain: Chain) -> Record | None:
@@ -385,4 +469,4 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-__all__ = ["Record", "Standing", "Target", "find_record", "adbc"]
+__all__ = ["Record", "Standing", "Target", "adbc", "find_record"]

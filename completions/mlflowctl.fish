@@ -1,0 +1,1 @@
+complete --command mlflowctl --no-files --arguments "(env _MLFLOWCTL_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) mlflowctl)" --condition "env _MLFLOWCTL_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) mlflowctl"

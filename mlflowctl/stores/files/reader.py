@@ -1,0 +1,206 @@
+"""The file store as a ``Reader``."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlflowctl.core.errors import SourceError
+from mlflowctl.stores.api import Count, Reader, ReadReport, TableBatch
+from mlflowctl.stores.files import quick
+from mlflowctl.stores.files.layout import MODELS, RESERVED_IN_EXPERIMENT, TRACES, experiment_folders
+from mlflowctl.stores.files.metrics import MetricFiles
+from mlflowctl.stores.files.models import Finder, give_models
+from mlflowctl.stores.files.neighbours import check_is_store, notes_on_neighbours
+from mlflowctl.stores.files.registry import give_registry
+from mlflowctl.stores.files.rows import Tables
+from mlflowctl.stores.files.traces import give_traces
+from mlflowctl.stores.files.tracking import Experiments, Runs, give_experiment_tags
+from mlflowctl.stores.files.walk import Walk, printable
+from mlflowctl.stores.schema import Schema, schema_at
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlflowctl.stores.files.layout import ExperimentFolder
+    from mlflowctl.stores.schema import Chain
+
+READER_REVISION = "dc11669786a5"
+"""The revision of MLflow 3.17, whose rows this reader gives."""
+
+_RUN_TABLES = ("runs", "params", "tags", "metrics", "latest_metrics", "datasets", "inputs", "input_tags")
+FILLED_TABLES = (
+    "experiments",
+    "experiment_tags",
+    *_RUN_TABLES,
+    "trace_info",
+    "trace_tags",
+    "trace_request_metadata",
+    "assessments",
+    "logged_models",
+    "logged_model_params",
+    "logged_model_tags",
+    "logged_model_metrics",
+    "registered_models",
+    "registered_model_tags",
+    "registered_model_aliases",
+    "model_versions",
+    "model_version_tags",
+)
+"""The tables that a file store can fill. Rows that a new schema already has are given beside them."""
+
+
+def open_files(path: Path) -> FilesReader:
+    """Open a file store.
+
+    Raises:
+        SourceError: the path is no file store; the error says what it is and what to name instead.
+    """
+    check_is_store(path)
+    return FilesReader(path)
+
+
+class FilesReader(Reader):
+    """A file store, read at no single instant: MLflow may write while it is read."""
+
+    kind = "files"
+    snapshot = "none"
+    chain: Chain = "tracking"
+    revision = READER_REVISION
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.uri = printable(str(path))
+        whole = schema_at("tracking", "sqlite", READER_REVISION)
+        names = [name for name in whole.tables if name in FILLED_TABLES or name in whole.seed]
+        tables = {name: whole.tables[name] for name in names}
+        self.schema = Schema(whole.chain, whole.dialect, whole.revision, tables, whole.seed)
+        self._notes = notes_on_neighbours(path)
+        self.report = ReadReport(notes=list(self._notes))
+
+    def counts(self, *, exact: bool) -> Mapping[str, Count]:
+        """Rows per table: by reading everything, or estimated from names of folders and a sample of runs."""
+        if not exact:
+            return quick.estimated_counts(str(self.path), self.schema)
+        rows = dict.fromkeys(self.schema.tables, 0)
+        for batch in self.batches():
+            rows[batch.table] += batch.rows.num_rows
+        return {table: Count(number) for table, number in rows.items()}
+
+    def quick_facts(self) -> quick.QuickFacts:
+        """Artifacts below the folder, and where the store says that artifacts are. Opens no metric, param or tag."""
+        return quick.quick_facts(self.path)
+
+    def batches(
+        self, tables: Sequence[str] | None = None, columns: Mapping[str, Sequence[str]] | None = None
+    ) -> Iterator[TableBatch]:
+        """One walk over the folders; ``report`` is begun anew and is complete when the stream is exhausted.
+
+        A table's batch has at most 131,072 rows. What is malformed becomes a trouble in the report and never an error
+        here, so that one reading finds all of it; of what lies below a malformed thing no rows are given.
+
+        Raises:
+            SourceError: the folder itself cannot be listed any more.
+        """
+        wanted = self.schema.tables if tables is None else [t for t in tables if t in self.schema.tables]
+        self.report = ReadReport(notes=list(self._notes))
+        buffers = Tables(self.schema, wanted, columns or {})
+        return self._stream(Walk(str(self.path), buffers, self.report), buffers)
+
+    def _stream(self, walk: Walk, buffers: Tables) -> Iterator[TableBatch]:
+        for table, rows in self.schema.seed.items():
+            for row in rows:
+                buffers.add(table, **row)
+        try:
+            folders = experiment_folders(walk.root)
+        except OSError as bad:
+            raise SourceError("The folder cannot be read.", where=self.uri, why=bad.strerror, kind="unreadable") from None
+        finder = Finder(folders)
+        metrics = MetricFiles(walk)
+        experiments, runs = Experiments(walk), Runs(walk, metrics, finder.model)
+        opened: list[tuple[ExperimentFolder, int, bool]] = []
+        ids = _Ids("run")
+        for folder in folders:
+            found = experiments.open(folder)
+            if found is None:
+                continue
+            number, whole = found
+            opened.append((folder, number, whole))
+            walk.muted = not whole
+            give_experiment_tags(walk, folder, number)
+            if buffers.wants(*_RUN_TABLES):
+                for name in runs.give(folder, number):
+                    ids.add(name, folder)
+                    yield from buffers.ready()
+            walk.muted = False
+        metrics.flush()
+        yield from buffers.ready()
+        ids.report(walk, _runs_in)
+        for give, ids, names_in in (
+            (give_traces, _Ids("trace"), _folders_in(TRACES)),
+            (lambda w, f, n: give_models(w, f, n, finder), _Ids("logged model"), _folders_in(MODELS)),
+        ):
+            for folder, number, whole in opened:
+                walk.muted = not whole
+                for name in give(walk, folder, number):
+                    ids.add(name, folder)
+                    yield from buffers.ready()
+                walk.muted = False
+            ids.report(walk, names_in)
+        for _ in give_registry(walk):
+            yield from buffers.ready()
+        yield from buffers.rest()
+        walk.finish()
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class _Ids:
+    """Finds an ID that stands in two experiments, with eight bytes of memory an ID.
+
+    Hashes that occur twice are looked up by name in the end, in the folders where they came from.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._hashes = array("q")
+        self._folders: dict[str, ExperimentFolder] = {}
+
+    def add(self, name: str, folder: ExperimentFolder) -> None:
+        self._hashes.append(hash(name))
+        self._folders.setdefault(folder.path, folder)
+
+    def report(self, walk: Walk, names_in: Callable[[str], list[str]]) -> None:
+        if len(self._folders) < 2:
+            return
+        hashes, counts = np.unique(np.frombuffer(self._hashes, np.int64), return_counts=True)
+        again = set(hashes[counts > 1].tolist())
+        if not again:
+            return
+        places: dict[str, list[str]] = defaultdict(list)
+        for path in self._folders:
+            for name in names_in(path):
+                if hash(name) in again:
+                    places[name].append(path)
+        for name, paths in sorted(places.items()):
+            if len(paths) > 1:
+                rule = f"{self._what.replace(' ', '_')}_id_twice"
+                others = " and ".join(paths[:-1])
+                walk.trouble(rule, paths[-1], f"holds the {self._what} {name}, which lies in {others} too")
+
+
+def _runs_in(path: str) -> list[str]:
+    return [n for n in os.listdir(path) if n not in RESERVED_IN_EXPERIMENT and os.path.exists(f"{path}/{n}/meta.yaml")]
+
+
+def _folders_in(sub: str) -> Callable[[str], list[str]]:
+    def names(path: str) -> list[str]:
+        return os.listdir(f"{path}/{sub}") if os.path.isdir(f"{path}/{sub}") else []
+
+    return names
