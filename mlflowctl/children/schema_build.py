@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
+import importlib.util
 import json
 import logging
 import os
@@ -26,7 +27,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
@@ -40,17 +40,24 @@ BASE = "base"
 Tables = dict[str, dict[str, Any]]
 
 
+def mlflow_folder() -> Path:
+    """Where MLflow lies, found without importing it, which costs seconds and only the scripts need."""
+    spec = importlib.util.find_spec("mlflow")
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("MLflow is not installed in this interpreter")
+    return Path(spec.submodule_search_locations[0])
+
+
 def skip_auth_app() -> None:
     """Let the auth chain's scripts import their models without the auth app, which wants Flask extensions."""
     package = types.ModuleType("mlflow.server.auth")
-    package.__path__ = [str(Path(mlflow.__path__[0]) / "server" / "auth")]
+    package.__path__ = [str(mlflow_folder() / "server" / "auth")]
     sys.modules["mlflow.server.auth"] = package
 
 
 def script_folder(chain: str) -> Path:
     """Where MLflow keeps the chain's scripts."""
-    package = Path(mlflow.__path__[0])
-    return package / ("store/db_migrations" if chain == "tracking" else "server/auth/db/migrations")
+    return mlflow_folder() / ("store/db_migrations" if chain == "tracking" else "server/auth/db/migrations")
 
 
 def alembic_config(chain: str, url: str) -> Config:
@@ -513,6 +520,10 @@ def walk(chain: str, dialect: str, url: str, only: Iterable[str] = ()) -> Iterat
         if revision == BASE:
             from mlflow.store.tracking.dbmodels.initial_models import Base
 
+            # InitialBase is 0.9's schema but for this key, in which the real stores have the value too: two values of
+            # one metric at one time are two points.
+            key = Base.metadata.tables["metrics"].primary_key
+            key.columns.add(Base.metadata.tables["metrics"].c.value)
             Base.metadata.create_all(engine)
         elif not wanted or revision in wanted:
             command.upgrade(config, revision)

@@ -1,9 +1,10 @@
 """Lift a database to a revision with MLflow's own Alembic scripts.
 
-Run by path in an interpreter that has MLflow: ``python upgrade.py --chain tracking --to REVISION``. The SQLAlchemy URL
-comes in the environment variable MLFLOWCTL_CHILD_URL, for it may hold a password. Stdout gets one JSON object a line:
-``{"event": "revision", "id": …, "seconds": …}`` when a revision is done, ``{"event": "error", "kind": …, "message": …}``
-before exit 1.
+Run by path in an interpreter that has MLflow: ``python upgrade.py --chain tracking --to REVISION``. The SQLAlchemy
+URL comes in the environment variable MLFLOWCTL_CHILD_URL, for it may hold a password. Stdout gets one JSON object a
+line: ``{"event": "revision", "id": ..., "seconds": ...}`` when a revision is done and, before exit 1,
+``{"event": "error", "kind": ..., "message": ...}``. On PostgreSQL the whole upgrade is one transaction, as it is for
+``mlflow db upgrade``: only exit 0 says that it is committed. SQLite and MySQL commit each revision.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import sys
 import time
 import types
@@ -25,12 +27,37 @@ VERSION_TABLES = {"tracking": "alembic_version", "auth": "alembic_version_auth"}
 FIRST_AUTH_REVISION = "8606fa83a998"
 
 
+# The scripts, the drivers and what they import may print: the parent's stdout is kept for the events.
+REPORT = os.fdopen(os.dup(1), "w", encoding="utf-8")
+os.dup2(2, 1)
+
+
 def say(**event: Any) -> None:
     """One line on the stdout that the parent reads."""
     print(json.dumps(event), file=REPORT, flush=True)
 
 
-REPORT = sys.stdout
+def with_tls(url: str) -> str:
+    """Add what MLflow takes from its environment for MySQL, and the scripts' environment would miss."""
+    from sqlalchemy.engine import make_url
+
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "mysql":
+        return url
+    variables = {f"ssl_{part}": os.environ.get(f"MLFLOW_MYSQL_SSL_{part.upper()}") for part in ("ca", "cert", "key")}
+    added = {name: value for name, value in variables.items() if value and name not in parsed.query}
+    return str(parsed.update_query_dict(added).render_as_string(hide_password=False))
+
+
+def without_secrets(words: str, url: str) -> str:
+    """A message that may be shown: neither the URL nor its password, in whatever spelling."""
+    from urllib.parse import unquote
+
+    words = words.replace(url, "(the target)")
+    found = re.match(r"[^:]+://[^:@/]*:([^@/]+)@", url)
+    for secret in {found.group(1), unquote(found.group(1))} if found else ():
+        words = words.replace(secret, "***")
+    return words
 
 
 def upgrade(chain: str, url: str, target: str) -> None:
@@ -43,6 +70,7 @@ def upgrade(chain: str, url: str, target: str) -> None:
     from sqlalchemy import create_engine, inspect
     from sqlalchemy.pool import NullPool
 
+    url = with_tls(url)
     root = Path(mlflow.__path__[0])
     if chain == "auth":
         # The scripts need the auth app's models alone; its package wants Flask extensions.
@@ -93,15 +121,13 @@ def main() -> int:
     parser.add_argument("--to", required=True)
     arguments = parser.parse_args()
     url = os.environ["MLFLOWCTL_CHILD_URL"]
-    # The scripts log and print; stdout is the parent's.
-    sys.stdout = sys.stderr
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     try:
         upgrade(arguments.chain, url, arguments.to)
     except Exception as error:  # noqa: BLE001 - reported whole to the parent
         words = str(getattr(error, "orig", None) or error).strip()
-        say(event="error", kind=type(error).__name__, message=words.replace(url, "(the target)"))
+        say(event="error", kind=type(error).__name__, message=without_secrets(words, url))
         return 1
     return 0
 

@@ -71,7 +71,11 @@ def init(session: Session) -> Document:
 
 
 COMMANDS: tuple[tuple[str, run.Command, str], ...] = (
-    ("show", run.Command("mlflowctl.config.show/v1", show, {"files": [], "values": []}), "Show every value and where it comes from."),
+    (
+        "show",
+        run.Command("mlflowctl.config.show/v1", show, {"files": [], "values": []}),
+        "Show every value and where it comes from.",
+    ),
     (
         "check",
         run.Command("mlflowctl.config.check/v1", check, {"files": [], "problems": []}, tolerant=True),

@@ -91,7 +91,7 @@ def _version_option() -> Any:
 
     option = next(param for param in maker.get_command(app).params if param.name == "version")
     option.expose_value = False  # the root's function does not know it
-    return option
+    return params.switch(option)
 
 
 def version_text() -> str:
@@ -112,9 +112,9 @@ def run(argv: Sequence[str]) -> int:
     _patient_streams()
     if COMPLETION_VARIABLE in os.environ:
         # Without typer's own --install-completion its shells are not registered.
-        from typer.completion import completion_init
+        from typer.completion import get_completion_inspect_parameters
 
-        completion_init()
+        get_completion_inspect_parameters()
     try:
         code = root().main(args=list(argv), prog_name=PROGRAM, standalone_mode=False)
     except params.ClickError as bad:

@@ -25,6 +25,7 @@ ClickError: type[Exception] = next(cls for cls in typer.BadParameter.__mro__ if 
 CliUsageError: type[Exception] = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "UsageError")
 
 _CONFIG = "config_file"
+_OPTION = "o_"
 _EVERYWHERE = {option.flag for option in GLOBAL} | {"--config", "--help"}
 
 
@@ -42,7 +43,14 @@ class _Help:
     params: list[Any]
 
     def get_params(self, ctx: Any) -> list[Any]:
+        """The flags, ``--help`` last."""
         return super().get_params(ctx)  # type: ignore[misc,no-any-return]
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """``--help``."""
+        if getattr(self, "_help", None) is None:
+            self._help = switch(super().get_help_option(ctx))  # type: ignore[misc]
+        return self._help
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the options, and for a group its commands."""
@@ -94,7 +102,7 @@ def leaf(
     """A command without others below it. ``body`` gets what was given and returns the exit code."""
     app = _app()
     app.command(name, cls=HelpfulCommand, help=help_text, epilog=epilog)(_function(body, options))
-    return typer.main.get_command(app)
+    return _raw(typer.main.get_command(app))
 
 
 def group(
@@ -117,11 +125,29 @@ def group(
         subcommand_metavar=subcommand_metavar,
     )
     callback(_function(body, options))
-    made = typer.main.get_command(app)
+    made = _raw(typer.main.get_command(app))
     made.name = name
     for command_name, command in commands.items():
-        made.add_command(command, command_name)  # type: ignore[attr-defined]
+        made.add_command(command, command_name)
     return made
+
+
+def _raw(command: Any) -> Any:
+    """Let flags through as they stand.
+
+    typer 0.29 sends even a plain text through pydantic, whose import takes longer than all the rest of ``--help``.
+    """
+    for param in command.params:
+        if param.name.startswith(_OPTION) or param.name == _CONFIG:
+            param.process_value = lambda ctx, value: value
+    return command
+
+
+def switch(param: Any) -> Any:
+    """The same for a flag that acts by its callback, such as ``--help``: unless it stands there it does nothing."""
+    act = param.process_value
+    param.process_value = lambda ctx, value: act(ctx, True) if value is True else None
+    return param
 
 
 def _app() -> typer.Typer:
@@ -173,7 +199,7 @@ def _function(body: Callable[[Given], int] | None, options: tuple[Option, ...]) 
 
 def _parameter(option: Option) -> str:
     """The Python name; a prefix, because ``from`` is a keyword."""
-    return "o_" + option.key.replace(".", "_").replace("-", "_")
+    return _OPTION + option.key.replace(".", "_").replace("-", "_")
 
 
 def _typer_option(option: Option) -> tuple[Any, Any]:

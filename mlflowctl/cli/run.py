@@ -5,6 +5,7 @@ The only place where a failure becomes an exit code and a JSON document.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -187,12 +188,12 @@ class _Printer:
             self._complain(error)
         try:
             self._write(document, error)
-        except BrokenPipeError:
-            # The reader went away (``| head``): nobody is left to tell, and Python would complain at its end.
-            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+        except BrokenPipeError:  # ``| head``: nobody is left to tell
+            _abandon_stdout()
         except OSError as bad:
+            _abandon_stdout()
             self._to_stderr("error", f"The result cannot be written: {bad.strerror}.")
-            return code or int(ExitCode.TARGET)
+            return code or int(ExitCode.USAGE)
         return code
 
     def ended_at_once(self, number: int) -> None:
@@ -240,6 +241,14 @@ class _Printer:
             sys.stderr.write(json.dumps({"event": level, "message": text}) + "\n")
         else:
             sys.stderr.write(f"{level}: {text}\n")
+
+
+def _abandon_stdout() -> None:
+    """Send what is still buffered nowhere: Python would try once more at its end, and complain."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -88,7 +88,7 @@ class LogFile:
         self._logger = logging.getLogger(LOGGER)
 
     def __enter__(self) -> LogFile:
-        self._level = self._logger.level
+        self._before = self._logger.level, self._logger.propagate
         self._logger.setLevel(logging.DEBUG)
         self._logger.propagate = False  # a root logger of a library must not print our records unredacted
         self._logger.addHandler(self._handler)
@@ -96,7 +96,8 @@ class LogFile:
 
     def __exit__(self, *exc: object) -> None:
         self._logger.removeHandler(self._handler)
-        self._logger.setLevel(self._level)
+        level, self._logger.propagate = self._before
+        self._logger.setLevel(level)
         with contextlib.suppress(OSError):
             self._handler.close()
             self._file.close()

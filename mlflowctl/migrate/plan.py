@@ -113,7 +113,7 @@ def make(
         "reroot_artifacts": settings.reroot_artifacts,
         "experiment_ids": {str(o): str(n) for o, n in plan.experiment_ids.items()},
     }
-    _describe(plan, settings, source, source_uri)
+    _describe(plan, settings, source)
     return plan
 
 
@@ -155,7 +155,7 @@ def _experiment_ids(policy: str, source: Reader, target_kind: str) -> dict[int, 
     return {n: n for n in kept} | dict(zip(renumbered, free, strict=False))
 
 
-def _describe(plan: Plan, settings: MigrateSettings, source: Reader, source_uri: StoreUri) -> None:
+def _describe(plan: Plan, settings: MigrateSettings, source: Reader) -> None:
     if plan.upgrades:
         plan.transforms_text.append(
             f"upgrade of the proven copy from {plan.revision_from} to {plan.revision_to} by {plan.upgrades} of MLflow's own revisions"
@@ -176,10 +176,6 @@ def _describe(plan: Plan, settings: MigrateSettings, source: Reader, source_uri:
     if facts is not None:
         quick = facts()
         plan.artifacts = {"under_source": quick.artifacts.files, "bytes": quick.artifacts.bytes}
-        if quick.artifacts.files:
-            plan.notes.append(
-                f"{quick.artifacts.files} artifact files ({quick.artifacts.bytes} bytes) lie under {source_uri.redacted} and are not moved: do not delete that folder."
-            )
         if not settings.map_artifacts and not settings.reroot_artifacts:
             for old, new in quick.suggestions:
                 plan.notes.append(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -94,6 +95,7 @@ def _migrate_chain(
         )
     with ExitStack() as stack:
         source = stack.enter_context(open_reader(source_uri, chain))
+        stack.callback(_take_troubles, source, result)
         result.source = {
             "uri": source.uri,
             "kind": source.kind,
@@ -107,7 +109,7 @@ def _migrate_chain(
             "uri": target_uri.redacted,
             "kind": target.kind,
             "revision": revision,
-            "mlflow_version": schemas.versions_of(chain, revision) if schemas.known(chain, revision) else None,
+            "mlflow_version": schemas.last_version_of(chain, revision),
         }
         standing = target.standing()
         if standing.state == "foreign":
@@ -131,6 +133,8 @@ def _migrate_chain(
         if standing.state == "complete":
             yield from _already_complete(source, standing, target, result)
             return
+        if settings.dry_run and the_plan.journal["map_artifacts"]:
+            _count_mapped(source, the_plan, result)
         if settings.scan:
             yield from _scan(source, the_plan, result)
         if settings.dry_run or settings.scan:
@@ -180,7 +184,6 @@ def _carry_out(
     try:
         proving.raise_troubles(source)
     except MlflowctlError as error:
-        result.troubles = [{"rule": t.rule, "where": t.where, "text": t.text} for t in source.report.troubles]
         result.status = "failed"
         error.resumable = True
         target.discard()
@@ -221,13 +224,23 @@ def _copy(
             target.backend.commit()
             uncommitted = 0
 
-    with Outlet(write) as outlet:
-        for batch in transforms.stream(ahead(source.batches())):
+    batches = transforms.stream(ahead(source.batches()))
+    try:
+        with Outlet(write) as outlet:
+            for batch in batches:
+                signals.check()
+                outlet.put(batch)
+                hashes[batch.table].add(batch.rows)
+                done += batch.rows.num_rows
+                yield PhaseAdvanced("copy", done, batch.table)
+    except TargetError:
+        # A source that contradicts itself (one name for two experiments) is refused by the target before its reader
+        # has come to the end; the cause is what the reader finds.
+        for _ in batches:
             signals.check()
-            outlet.put(batch)
-            hashes[batch.table].add(batch.rows)
-            done += batch.rows.num_rows
-            yield PhaseAdvanced("copy", done, batch.table)
+        if source.report.troubles:
+            return hashes
+        raise
     for batch in _seed_rows(schema, source):
         target.write(schema.tables[batch.table], batch.rows)
     target.backend.commit()
@@ -285,18 +298,27 @@ def _lift(target: Target, revision: str) -> Engine[None]:
     environment = {**os.environ, "MLFLOWCTL_CHILD_URL": target.child_url()}
     script = Path(children.__file__).with_name("upgrade.py")
     command = [sys.executable, str(script), "--chain", target.chain, "--to", revision]
-    child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     assert child.stdout is not None
     assert child.stderr is not None
     done = 0
     failure: str | None = None
-    for line in child.stdout:
-        event = json.loads(line)
-        if event["event"] == "revision":
-            done += 1
-            yield PhaseAdvanced("upgrade", done, event["id"])
-        elif event["event"] == "error":
-            failure = f"{event['kind']}: {event['message']}"
+    try:
+        for line in child.stdout:
+            event = json.loads(line)
+            if event["event"] == "revision":
+                done += 1
+                yield PhaseAdvanced("upgrade", done, event["id"])
+            elif event["event"] == "error":
+                failure = f"{event['kind']}: {event['message']}"
+            signals.check()
+    except BaseException:
+        # The child has a session of its own, so that Ctrl-C does not cut a revision in half; here one just ended.
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        raise
     words = child.stderr.read()
     if child.wait() != 0:
         raise TargetError(
@@ -366,6 +388,7 @@ def _finish(
         raise target.refused(bad, "the last step") from bad
     result.status = "verified"
     result.resumable = False
+    result.notes = list(dict.fromkeys([*result.notes, *the_plan.notes]))
     if target.chain == "tracking":
         result.next_command = planning.server_command(target.uri, the_plan, settings)
     yield PhaseFinished("finish", 1, time.perf_counter() - started)
@@ -403,9 +426,16 @@ def _already_complete(source: Reader, standing: Standing, target: Target, result
         )
     result.status = "already_complete"
     result.target["revision"] = document.get("revision", result.target["revision"])
-    result.notes.append(
-        f"This migration was completed on {standing.record.finished}; nothing is left to do and nothing was written."
-    )
+    result.notes.append(f"Completed on {standing.record.finished}.")
+
+
+def _count_mapped(source: Reader, the_plan: Plan, result: MigrateResult) -> None:
+    """How many rows each mapping touches; only the tables that hold locations are read."""
+    transforms = the_plan.transforms(source.schema)
+    tables = [name for name in source.schema.tables if transforms.concerns(name, ArtifactTransform)]
+    for _ in transforms.stream(ahead(source.batches(tables))):
+        signals.check()
+    _take_transforms(transforms, result)
 
 
 def _scan(source: Reader, the_plan: Plan, result: MigrateResult) -> Engine[None]:
@@ -425,8 +455,11 @@ def _scan(source: Reader, the_plan: Plan, result: MigrateResult) -> Engine[None]
     _take_transforms(transforms, result)
     yield PhaseFinished("scan", done, time.perf_counter() - started)
     _take_report(source, result)
-    result.troubles = [{"rule": t.rule, "where": t.where, "text": t.text} for t in source.report.troubles]
     proving.raise_troubles(source)
+
+
+def _take_troubles(source: Reader, result: MigrateResult) -> None:
+    result.troubles = [{"rule": t.rule, "where": t.where, "text": t.text} for t in source.report.troubles]
 
 
 def _take_report(source: Reader, result: MigrateResult) -> None:

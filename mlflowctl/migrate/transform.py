@@ -75,8 +75,9 @@ class Transforms:
                 batch = transform.apply(batch)
         return batch
 
-    def concerns(self, table: str) -> bool:
-        return any(table in t.tables for t in self.transforms)
+    def concerns(self, table: str, kind: type[Transform]) -> bool:
+        """Whether a change of this kind looks at the table."""
+        return any(isinstance(t, kind) and table in t.tables for t in self.transforms)
 
 
 @dataclass

@@ -18,6 +18,7 @@ from mlflowctl.migrate.transform import (
     Transform,
     Transforms,
 )
+from mlflowctl.stores import schema as schemas
 from mlflowctl.stores.api import TableBatch
 from mlflowctl.stores.hashing import TableHash
 from mlflowctl.stores.open import open_reader
@@ -62,14 +63,13 @@ def raise_troubles(reader: Reader) -> None:
     if not troubles:
         return
     first = troubles[0]
-    others = f" and {len(troubles) - 1} more" if len(troubles) > 1 else ""
-    malformed = reader.kind == "files"
+    thing = "malformed file" if reader.kind == "files" else "bad row"
     raise SourceError(
-        f"The source holds {'malformed files' if malformed else 'bad rows'}: {first.text}{others}.",
+        f"The source holds {len(troubles)} {thing}{'' if len(troubles) == 1 else 's'}.",
         where=first.where,
-        why=f"Rule {first.rule}.",
-        next_step="Mend or remove each one named in the report, then run the same command.",
-        kind="malformed_file" if malformed else "bad_rows",
+        why=f"{first.rule}: {first.text}",
+        next_step="Mend or remove each one that the report names, then run the same command.",
+        kind="malformed_file" if reader.kind == "files" else "bad_rows",
         details=tuple(f"{t.rule}: {t.where}: {t.text}" for t in troubles),
     )
 
@@ -128,7 +128,12 @@ def compare_stores(
                 {"rule": "negative_zero", "rows": transform.rows, "text": "SQLite cannot hold -0.0 and keeps it as 0.0"}
             )
     result.source = {"uri": source.uri, "kind": source.kind, "revision": source.revision}
-    result.target = {"uri": target.uri, "kind": target.kind, "revision": target.revision}
+    result.target = {
+        "uri": target.uri,
+        "kind": target.kind,
+        "revision": target.revision,
+        "mlflow_version": schemas.last_version_of(target.chain, target.revision),
+    }
     result.seconds = time.perf_counter() - started
     yield PhaseFinished(phase, done, result.seconds)
     return result

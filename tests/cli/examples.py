@@ -12,7 +12,15 @@ _H = "9f86d081884c7d659a2feaa0c55ad015"
 
 def _table(name: str, rows: int, verdict: str = "=", **more: Any) -> Document:
     hashed = {"source_hash": _H, "target_hash": _H if verdict == "=" else "0" * 32}
-    return {"name": name, "source_rows": rows, "target_rows": rows, **hashed, "verdict": verdict, "uncompared_columns": [], **more}
+    return {
+        "name": name,
+        "source_rows": rows,
+        "target_rows": rows,
+        **hashed,
+        "verdict": verdict,
+        "uncompared_columns": [],
+        **more,
+    }
 
 
 def _copied(name: str, rows: int, **more: int) -> Document:
@@ -60,14 +68,36 @@ VERIFIED: Document = {
     "resumable": False,
     "status": "verified",
     "source": {"uri": "./mlruns", "kind": "files", "revision": "97727af70f4d", "snapshot": "none"},
-    "target": {"uri": "postgresql://ada:***@db/ml", "kind": "postgresql", "revision": "dc11669786a5", "mlflow_version": "3.17.2"},
+    "target": {
+        "uri": "postgresql://ada:***@db/ml",
+        "kind": "postgresql",
+        "revision": "dc11669786a5",
+        "mlflow_version": "3.17.2",
+    },
     "tables": [_copied("experiments", 3), _copied("runs", 1200), _copied("metrics", 1234567), _copied("traces", 0)],
     "rejects": {"count": 0, "file": None, "by_rule": {}},
     "renumbered": {"experiments": 2, "file": "mlflowctl-experiment-ids.csv"},
     "not_carried": [{"what": "stray files", "rows": 2, "reason": "they belong to no run"}],
-    "artifacts": {"under_source": 42, "bytes": 1234567, "mapped": [{"from": "file:///C:/old", "to": "s3://bucket/new", "rows": 12}]},
-    "verify": {**VERIFY, "tables": [_table("experiments", 3), _table("runs", 1200), _table("metrics", 1234567), _table("traces", 0), _table("workspaces", 0)]},
-    "plan": {"notes": ["gateway secrets are carried encrypted: the new server needs the old server's MLFLOW_CRYPTO_KEK_PASSPHRASE."]},
+    "artifacts": {
+        "under_source": 42,
+        "bytes": 1234567,
+        "mapped": [{"from": "file:///C:/old", "to": "s3://bucket/new", "rows": 12}],
+    },
+    "verify": {
+        **VERIFY,
+        "tables": [
+            _table("experiments", 3),
+            _table("runs", 1200),
+            _table("metrics", 1234567),
+            _table("traces", 0),
+            _table("workspaces", 0),
+        ],
+    },
+    "plan": {
+        "notes": [
+            "gateway secrets are carried encrypted: the new server needs the old server's MLFLOW_CRYPTO_KEK_PASSPHRASE."
+        ]
+    },
     "collapsed": {"duplicate_metric_point": 17},
     "normal": {"empty_metric_file": 1, "absent_tags_folder": 3},
     "explained": [{"rule": "negative_zero", "rows": 1, "text": "SQLite cannot hold -0.0 and keeps it as 0.0"}],
@@ -95,11 +125,16 @@ PLANNED: Document = {
             {"name": "metrics", "rows": 1200000, "estimated": True},
             {"name": "traces", "rows": 0, "estimated": False},
         ],
-        "transforms": ["upgrade of the proven copy by 1 of MLflow's own revisions", "artifact locations below /a become s3://b"],
+        "transforms": [
+            "upgrade of the proven copy by 1 of MLflow's own revisions",
+            "artifact locations below /a become s3://b",
+        ],
         "space_bytes": 312_000_000,
         "seconds_estimate": 41.0,
         "estimated": True,
-        "notes": ["The recorded artifact root file:///C:/x does not exist here, but the folder does; this mends it: --map-artifacts file:///C:/x=./mlruns"],
+        "notes": [
+            "The recorded artifact root file:///C:/x does not exist here, but the folder does; this mends it: --map-artifacts file:///C:/x=./mlruns"
+        ],
     },
     "next_command": None,
     "seconds": 0.4,
@@ -108,7 +143,12 @@ PLANNED: Document = {
 FAILED: Document = {
     **copy.deepcopy(VERIFIED),
     "exit_code": 4,
-    "error": {"kind": "bad_rows", "message": "2 things in the source cannot be carried.", "where": "./mlruns", "next": "Mend them."},
+    "error": {
+        "kind": "bad_rows",
+        "message": "2 things in the source cannot be carried.",
+        "where": "./mlruns",
+        "next": "Mend them.",
+    },
     "status": "failed",
     "tables": [],
     "verify": None,

@@ -48,7 +48,12 @@ def test_show_as_json_and_yaml(cli: Cli, folder: Path) -> None:
     assert (document["exit_code"], document["error"], document["files"]) == (0, None, ["mlflowctl.yaml"])
     values = {value["name"]: value for value in document["values"]}
     assert values["output"] == {"name": "output", "value": "json", "origin": "flag --output", "layer": "flag"}
-    assert values["migrate.jobs"] == {"name": "migrate.jobs", "value": 4, "origin": "mlflowctl.yaml:4:10", "layer": "project"}
+    assert values["migrate.jobs"] == {
+        "name": "migrate.jobs",
+        "value": 4,
+        "origin": "mlflowctl.yaml:4:10",
+        "layer": "project",
+    }
     assert values["migrate.from"]["value"] == "mysql://ada:***@db/ml"
     assert values["migrate.to-password"]["value"] == "***"
     assert values["migrate.target-version"]["origin"] == ".env:2"
@@ -83,7 +88,9 @@ def test_check(cli: Cli, folder: Path, screen: Callable[[str, str], None]) -> No
     assert "geheim" not in done.stdout
     document = json.loads(cli("config", "check", "-o", "json").stdout)
     assert document["exit_code"] == 3
-    assert [problem["where"] for problem in document["problems"]] == [f"mlflowctl.yaml:{p}" for p in ("1:1", "4:3", "3:9", "5:16")]
+    assert [problem["where"] for problem in document["problems"]] == [
+        f"mlflowctl.yaml:{p}" for p in ("1:1", "4:3", "3:9", "5:16")
+    ]
 
 
 def test_check_of_a_broken_file(cli: Cli, folder: Path) -> None:
@@ -102,7 +109,10 @@ def test_check_of_a_named_file(cli: Cli, folder: Path) -> None:
 def test_a_bad_flag_is_usage_not_configuration(cli: Cli) -> None:
     done = cli("config", "check", "-o", "jsn")
     assert done.returncode == 2
-    assert done.stderr == "error: 'jsn' is not one of table, json, yaml.\n  where: --output\n  next: Did you mean 'json'?\n"
+    assert (
+        done.stderr
+        == "error: 'jsn' is not one of table, json, yaml.\n  where: --output\n  next: Did you mean 'json'?\n"
+    )
 
 
 def test_schema(cli: Cli) -> None:

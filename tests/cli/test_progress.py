@@ -66,7 +66,14 @@ def test_ndjson() -> None:
     assert [line["event"] for line in lines] == [
         "phase_started", "phase_advanced", "note", "note", "phase_finished", "phase_advanced",
     ]  # fmt: skip
-    assert lines[0] == {"event": "phase_started", "time": lines[0]["time"], "phase": "copy", "unit": "rows", "total": 1000, "estimated": True}
+    assert lines[0] == {
+        "event": "phase_started",
+        "time": lines[0]["time"],
+        "phase": "copy",
+        "unit": "rows",
+        "total": 1000,
+        "estimated": True,
+    }
     assert lines[0]["time"].endswith("Z")
     assert "geheim" not in stream.getvalue()
 

@@ -33,7 +33,10 @@ def test_screens_in_colour_on_a_narrow_terminal(name: str, screen: Check) -> Non
 
 
 def test_the_server_command_comes_last() -> None:
-    assert documents.render(VERIFIED, "table", Screen()).rstrip().endswith(VERIFIED["next_command"])
+    text = documents.render(VERIFIED, "table", Screen())
+    assert text.endswith(f"  {VERIFIED['next_command']}\n  with the password in place of ***\n")
+    text = documents.render({**VERIFIED, "next_command": "mlflow server"}, "table", Screen())
+    assert text.endswith("\n  mlflow server\n")
 
 
 def test_verbose_shows_empty_tables() -> None:
@@ -69,7 +72,10 @@ def test_json_is_strict() -> None:
 
 
 def test_an_unknown_document_is_shown_as_json() -> None:
-    assert json.loads(documents.render({"schema": "other/v1", "x": 1}, "table", Screen())) == {"schema": "other/v1", "x": 1}
+    assert json.loads(documents.render({"schema": "other/v1", "x": 1}, "table", Screen())) == {
+        "schema": "other/v1",
+        "x": 1,
+    }
 
 
 @pytest.mark.parametrize(
@@ -118,6 +124,8 @@ def test_sizes(value: Any, expected: str) -> None:
     assert page.size(value) == expected
 
 
-@pytest.mark.parametrize(("value", "expected"), [(0.04, "0.0 s"), (9.96, "10.0 s"), (60, "60 s"), (600, "10 min"), (7300, "2.0 h")])
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0.04, "0.0 s"), (9.96, "10.0 s"), (60, "60 s"), (600, "10 min"), (7300, "2.0 h")]
+)
 def test_durations(value: float, expected: str) -> None:
     assert page.duration(value) == expected

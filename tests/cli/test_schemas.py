@@ -49,7 +49,9 @@ def test_what_the_engine_gives_keeps_the_schema() -> None:
     validator("mlflowctl.verify.result/v1").validate(VerifyResult().document())
 
 
-@pytest.mark.parametrize("command", [migrate.MIGRATE_COMMAND, migrate.VERIFY_COMMAND, *(it for _, it, _ in config.COMMANDS[:2])])
+@pytest.mark.parametrize(
+    "command", [migrate.MIGRATE_COMMAND, migrate.VERIFY_COMMAND, *(it for _, it, _ in config.COMMANDS[:2])]
+)
 def test_a_failure_keeps_the_schema_too(command: run.Command) -> None:
     error = TargetError("No.")
     error.result = MigrateResult() if command is migrate.MIGRATE_COMMAND else None  # type: ignore[attr-defined]

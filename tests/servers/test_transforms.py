@@ -56,8 +56,13 @@ def large_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return source
 
 
-@pytest.mark.parametrize("url", [pytest.param("postgres_url", marks=pytest.mark.postgres), pytest.param("mysql_url", marks=pytest.mark.mysql)])
-def test_ids_beyond_32_bits_are_renumbered_everywhere(url: str, large_ids: Path, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(
+    "url",
+    [pytest.param("postgres_url", marks=pytest.mark.postgres), pytest.param("mysql_url", marks=pytest.mark.mysql)],
+)
+def test_ids_beyond_32_bits_are_renumbered_everywhere(
+    url: str, large_ids: Path, request: pytest.FixtureRequest
+) -> None:
     target = request.getfixturevalue(url)
     result = run_migrate(large_ids, target)
     assert result.renumbered["experiments"] == 1
@@ -130,7 +135,9 @@ def test_map_artifacts_rewrites_every_place_on_a_path_boundary(located: Path, ta
     assert {"s3://bucket/new/1", "/old/places/2"} <= column("SELECT artifact_location FROM experiments")
     assert "s3://bucket/new/1/x/artifacts" in column("SELECT artifact_uri FROM runs")
     assert {"s3://bucket/new/1/traces/t/artifacts", "/old/place/kept"} <= column("SELECT value FROM trace_tags")
-    assert "s3://bucket/new/m" in column("SELECT source FROM model_versions") & column("SELECT storage_location FROM model_versions")
+    assert "s3://bucket/new/m" in column("SELECT source FROM model_versions") & column(
+        "SELECT storage_location FROM model_versions"
+    )
     assert "s3://bucket/new/1/models/m-1/artifacts" in column("SELECT artifact_location FROM logged_models")
     sources = [json.loads(s) for s in column("SELECT dataset_source FROM datasets") if s.startswith("{")]
     assert {"uri": "s3://bucket/new/data.csv", "x": "/old/place"} in sources

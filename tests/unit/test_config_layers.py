@@ -15,7 +15,9 @@ from mlflowctl.config.schema import json_schema, template
 from mlflowctl.core.errors import ConfigError, UsageError
 
 
-def _resolve(folder: Path, environ: dict[str, str] | None = None, flags: dict[str, Any] | None = None, **words: Any) -> Settings:
+def _resolve(
+    folder: Path, environ: dict[str, str] | None = None, flags: dict[str, Any] | None = None, **words: Any
+) -> Settings:
     environ = {"XDG_CONFIG_HOME": str(folder / "xdg"), **(environ or {})}
     return layers.resolve(flags or {}, environ=environ, folder=folder, **words)
 
@@ -26,7 +28,9 @@ def _lines(settings: Settings) -> list[str]:
 
 def test_every_layer_gives_its_origin(tmp_path: Path) -> None:
     (tmp_path / "mlflowctl.yaml").write_text("output: yaml\nmigrate:\n  jobs: 3\n  reroot-artifacts: s3://b\n")
-    (tmp_path / ".env").write_text("# c\nMLFLOWCTL_MIGRATE_TARGET_VERSION=3.1\nMLFLOWCTL_MIGRATE_JOBS=9\n\n\nexport MLFLOW_TRACKING_URI='x y'\n")
+    (tmp_path / ".env").write_text(
+        "# c\nMLFLOWCTL_MIGRATE_TARGET_VERSION=3.1\nMLFLOWCTL_MIGRATE_JOBS=9\n\n\nexport MLFLOW_TRACKING_URI='x y'\n"
+    )
     (tmp_path / "xdg/mlflowctl").mkdir(parents=True)
     (tmp_path / "xdg/mlflowctl/config.yaml").write_text("progress: none\noutput: json\n")
     settings = _resolve(tmp_path, {"MLFLOWCTL_MIGRATE_JOBS": "5"}, {"migrate.scan": True})
@@ -135,7 +139,9 @@ def test_a_literal_secret_in_a_file_is_a_warning_in_a_variable_it_is_fine(tmp_pa
 
 
 def test_uris_are_shown_redacted(tmp_path: Path) -> None:
-    settings = _resolve(tmp_path, flags={"migrate.to": "mysql://a:pw@h/d", "migrate.map-artifacts": ["s3://a=http://u:p@h"]})
+    settings = _resolve(
+        tmp_path, flags={"migrate.to": "mysql://a:pw@h/d", "migrate.map-artifacts": ["s3://a=http://u:p@h"]}
+    )
     assert settings.values["migrate.to"].shown == "mysql://a:***@h/d"
     assert settings.values["migrate.map-artifacts"].shown == ["s3://a=http://u:***@h"]
 
@@ -219,9 +225,18 @@ def test_the_registry_is_sound() -> None:
 def test_the_schema_is_valid_and_accepts_what_the_layers_accept() -> None:
     schema = json_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
-    good = {"output": "json", "verbose": 1, "migrate": {"jobs": 4, "map-artifacts": {"a": "b"}, "to-password": "env://X"}}
+    good = {
+        "output": "json",
+        "verbose": 1,
+        "migrate": {"jobs": 4, "map-artifacts": {"a": "b"}, "to-password": "env://X"},
+    }
     jsonschema.validate(good, schema)
-    for bad in ({"outptu": "json"}, {"output": "xml"}, {"migrate": {"jobs": 0}}, {"migrate": {"to-password": "literal"}}):
+    for bad in (
+        {"outptu": "json"},
+        {"output": "xml"},
+        {"migrate": {"jobs": 0}},
+        {"migrate": {"to-password": "literal"}},
+    ):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(bad, schema)
 
@@ -233,7 +248,10 @@ def test_the_template_changes_nothing_commented_or_not(tmp_path: Path) -> None:
     settings = _resolve(tmp_path)
     assert not settings.problems
     assert {value.layer for value in settings.values.values()} == {Layer.DEFAULT}
-    lines = [line.replace("#", "", 1) if line.strip().startswith("#") and not line.strip().startswith("# ") else line for line in text.splitlines()]
+    lines = [
+        line.replace("#", "", 1) if line.strip().startswith("#") and not line.strip().startswith("# ") else line
+        for line in text.splitlines()
+    ]
     (tmp_path / "mlflowctl.yaml").write_text("\n".join(lines))
     settings = _resolve(tmp_path)
     assert not settings.problems

@@ -72,7 +72,10 @@ def test_uri(uri: str, expected: str) -> None:
         ('password authentication failed for user "ada"', 'password authentication failed for user "ada"'),
         ("secrets: 4 rows", "secrets: 4 rows"),
         ("a basic check of the tokens", "a basic check of the tokens"),
-        ("mlflow server --backend-store-uri sqlite:///mlflow.db", "mlflow server --backend-store-uri sqlite:///mlflow.db"),
+        (
+            "mlflow server --backend-store-uri sqlite:///mlflow.db",
+            "mlflow server --backend-store-uri sqlite:///mlflow.db",
+        ),
     ],
 )
 def test_text(text: str, expected: str) -> None:
@@ -81,7 +84,9 @@ def test_text(text: str, expected: str) -> None:
 
 # What can stand in a password: everything a keyboard has. Letters and digits that also stand in the frame would be
 # found in it by chance, so each password begins with a mark that stands nowhere else.
-_PASSWORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Z")), min_size=1).map(lambda t: f"Zq9{t}")
+_PASSWORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Z")), min_size=1).map(
+    lambda t: f"Zq9{t}"
+)
 
 
 @given(password=_PASSWORDS)
@@ -138,10 +143,9 @@ def test_a_document_keeps_its_keys() -> None:
 def test_tracebacks_in_the_log_hold_no_secret(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "x.log"
     with LogFile(path) as log:
-        try:
+        with pytest.raises(ValueError) as caught:
             raise ValueError("cannot reach postgresql://ada:s3cret-pw@db/ml")
-        except ValueError as error:
-            assert log.traceback("unexpected", error) == path
+        assert log.traceback("unexpected", caught.value) == path
     text = path.read_text()
     assert "Traceback" in text
     assert "postgresql://ada:***@db/ml" in text

@@ -95,7 +95,13 @@ def test_any_password_arrives(password: str) -> None:
     uri = secrets.with_password("postgresql+psycopg://ada:old@db:5432/ml?sslmode=require", password)
     parts = urlsplit(uri)
     assert unquote(parts.password or "") == password
-    assert (parts.username, parts.hostname, parts.port, parts.path, parts.query) == ("ada", "db", 5432, "/ml", "sslmode=require")
+    assert (parts.username, parts.hostname, parts.port, parts.path, parts.query) == (
+        "ada",
+        "db",
+        5432,
+        "/ml",
+        "sslmode=require",
+    )
     assert redact.redact_uri(uri) == "postgresql+psycopg://ada:***@db:5432/ml?sslmode=require"
 
 

@@ -42,6 +42,8 @@ def migration(document: Document, screen: Screen, verbosity: int) -> str:
         return ""
     page = Page(screen)
     words, style = _HEADLINES.get(status, (status, "bold"))
+    if status == "verified":
+        words = f"Verified: {_sameness(document)}"
     if status == "incomplete" and document.get("resumable"):
         words += " The same command carries on."
     page.line((words, style))
@@ -64,6 +66,8 @@ def migration(document: Document, screen: Screen, verbosity: int) -> str:
         page.gap()
         page.line(("Start the server on the new store:", "bold"))
         page.line("  ", (document["next_command"], "bold cyan"))
+        if "***" in document["next_command"]:
+            page.line(("  with the password in place of ***", "dim"))
     return page.text()
 
 
@@ -73,7 +77,7 @@ def verification(document: Document, screen: Screen, verbosity: int) -> str:
         return ""
     page = Page(screen)
     if document.get("equal"):
-        page.line(("Equal: source and target hold exactly the same rows; all were hashed on both sides.", "bold green"))
+        page.line((f"Equal: {_sameness(document)}", "bold green"))
     else:
         page.line(("Different: source and target do not hold the same rows.", "bold red"))
     page.gap()
@@ -83,6 +87,20 @@ def verification(document: Document, screen: Screen, verbosity: int) -> str:
     _explained(page, document)
     page.items("Notes", document.get("notes", []))
     return page.text()
+
+
+def _sameness(document: Document) -> str:
+    """What was proven, without claiming more: everything that is not the same row on both sides is counted."""
+    exceptions = (
+        ((document.get("rejects") or {}).get("count", 0), "rejected row"),
+        (sum(item["rows"] for item in document.get("explained") or []), "explained row"),
+        ((document.get("renumbered") or {}).get("experiments", 0), "renumbered experiment"),
+        (sum(item["rows"] for item in (document.get("artifacts") or {}).get("mapped") or []), "rewritten location"),
+    )
+    said = [plural(count, word) for count, word in exceptions if count]
+    if not said:
+        return "the target holds exactly the rows of the source; all were hashed on both sides."
+    return f"the target holds the rows of the source, but for {', '.join(said)} (below); all were hashed on both sides."
 
 
 def _worth_showing(document: Document) -> bool:
@@ -253,7 +271,7 @@ def _trouble(trouble: Document) -> str:
 
 
 def _counted(counts: dict[str, int] | None) -> Iterable[str]:
-    return [f"{number(count)} {rule.replace('_', ' ')}" for rule, count in sorted((counts or {}).items()) if count]
+    return [f"{rule.replace('_', ' ')}: {number(count)}" for rule, count in sorted((counts or {}).items()) if count]
 
 
 def _cost(page: Page, document: Document, status: str) -> None:

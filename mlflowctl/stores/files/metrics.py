@@ -166,9 +166,7 @@ def _repeated(rows: pa.RecordBatch) -> pa.Array | None:
 
 
 def _booleans(values: NDArray[np.bool_]) -> pa.Array:
-    return pa.Array.from_buffers(
-        pa.bool_(), len(values), [None, pa.py_buffer(np.packbits(values, bitorder="little"))]
-    )
+    return pa.Array.from_buffers(pa.bool_(), len(values), [None, pa.py_buffer(np.packbits(values, bitorder="little"))])
 
 
 def _fields_of_first_line(data: bytes) -> int:

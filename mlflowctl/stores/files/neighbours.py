@@ -15,6 +15,7 @@ from mlflowctl.stores.files.walk import printable, read_bytes
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 _SQLITE_NAMES = re.compile(r".*\.(?:db|sqlite|sqlite3)", re.IGNORECASE)
 _RUN = re.compile(rb"^(?:run_id|run_uuid) *:", re.MULTILINE)
+_MODEL = re.compile(rb"^model_id *:", re.MULTILINE)
 _EXPERIMENT = re.compile(rb"^experiment_id *:", re.MULTILINE)
 # Folders looked into beside a store; a home directory may have thousands.
 _MOST_SIBLINGS = 200
@@ -48,10 +49,12 @@ def check_is_store(path: Path) -> None:
             next_step="Run as a user who may read it.",
             kind="unreadable",
         ) from None
-    if is_store(str(path)):
+    if path.resolve().name != TRASH and is_store(str(path)):
         return
     why, next_step = _what_it_is(path, names)
-    raise SourceError("That folder is no MLflow file store.", where=where, why=why, next_step=next_step, kind="not_a_store")
+    raise SourceError(
+        "That folder is no MLflow file store.", where=where, why=why, next_step=next_step, kind="not_a_store"
+    )
 
 
 def _what_it_is(path: Path, names: list[str]) -> tuple[str, str]:
@@ -59,8 +62,10 @@ def _what_it_is(path: Path, names: list[str]) -> tuple[str, str]:
     if not names:
         return "It is empty.", "Name the folder that holds the experiments, usually mlruns."
     if META in names:
-        what = "a run" if _kind(str(path)) == "run" else "an experiment"
-        store = printable(str(path.resolve().parents[1])) if what == "a run" else above
+        kind = _kind(str(path))
+        levels = {"run": ("a run", 1), "logged model": ("a logged model", 2)}
+        what, level = levels.get(kind or "", ("an experiment", 0))
+        store = printable(str(path.resolve().parents[level]))
         return f"It is the folder of {what}.", f"Name the store around it: --from {store}"
     if path.resolve().name == TRASH:
         return "It holds the deleted experiments of a store.", f"Name the store around it: --from {above}"
@@ -90,18 +95,23 @@ def is_store(path: str) -> bool:
             kind = _kind(f"{base}/{name}")
             if kind == "experiment" or (kind == "other" and numbered):
                 return True
-            if kind is None and numbered and any(_kind(f"{base}/{name}/{n}") == "run" for n in _folders(f"{base}/{name}")):
+            if (
+                kind is None
+                and numbered
+                and any(_kind(f"{base}/{name}/{n}") == "run" for n in _folders(f"{base}/{name}"))
+            ):
                 return True
     return any(_is_registered_model(f"{path}/{MODELS}/{n}") for n in _folders(f"{path}/{MODELS}"))
 
 
 def notes_on_neighbours(path: Path) -> list[str]:
     """One sentence for each other store inside or beside a store; none of them is read."""
-    notes = []
     inside = str(path)
-    for name in _folders(inside):
-        if name not in (TRASH, MODELS) and _kind(f"{inside}/{name}") is None and is_store(f"{inside}/{name}"):
-            notes.append(f"Another file store lies inside this one and is not read: {inside}/{name}")
+    notes = [
+        note_inside(f"{inside}/{name}")
+        for name in _folders(inside)
+        if name not in (TRASH, MODELS) and _kind(f"{inside}/{name}") is None and is_store(f"{inside}/{name}")
+    ]
     own = os.path.realpath(path)
     beside = os.path.dirname(own)
     for name in _folders(beside)[:_MOST_SIBLINGS]:
@@ -118,14 +128,21 @@ def notes_on_neighbours(path: Path) -> list[str]:
     return [printable(note) for note in notes]
 
 
+def note_inside(path: str) -> str:
+    """The note on a store inside a store."""
+    return printable(f"Another file store lies inside this one and is not read: {path}")
+
+
 def _kind(folder: str) -> str | None:
-    """What a folder's meta.yaml describes: run, experiment or other; None without one."""
+    """What a folder's meta.yaml describes: run, logged model, experiment or other; None without one."""
     try:
         data = read_bytes(f"{folder}/{META}")
     except OSError:
         return None
     if _RUN.search(data):
         return "run"
+    if _MODEL.search(data):
+        return "logged model"
     return "experiment" if _EXPERIMENT.search(data) else "other"
 
 

@@ -92,7 +92,7 @@ def parse_regular(data: bytes, lines: int, fields: int = 3) -> Points | None:
 
 def _numbers(table: pa.Table, name: str, kind: type) -> NDArray[Any]:
     # Not to_numpy(): that imports pandas, which costs half a second.
-    parts = [
+    parts: list[NDArray[Any]] = [
         np.frombuffer(chunk.buffers()[1], kind, count=len(chunk), offset=chunk.offset * 8)
         for chunk in table.column(name).chunks
     ]
@@ -119,7 +119,9 @@ def parse_lines(data: bytes) -> Points:
             points.bad.append(BadLine(number, f"{line!r} is cut: {count} fields and no end of line"))
             continue
         if count not in (2, 3, 5):
-            points.bad.append(BadLine(number, f"{_short(line)} has {count if line.strip() else 0} fields; 2, 3 or 5 make a point"))
+            points.bad.append(
+                BadLine(number, f"{_short(line)} has {count if line.strip() else 0} fields; 2, 3 or 5 make a point")
+            )
             continue
         try:
             time, value, step = int(parts[0]), float(parts[1]), int(parts[2]) if count > 2 else 0

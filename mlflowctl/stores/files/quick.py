@@ -76,7 +76,8 @@ def quick_facts(path: Path) -> QuickFacts:
         runs = [n for n in names if n not in RESERVED_IN_EXPERIMENT]
         _count_root(locations, folder.path, "artifact_location", (folder.name,))
         for run in _sample(runs):
-            _count_root(locations, f"{folder.path}/{run}", "artifact_uri", (folder.name, run, ARTIFACTS))
+            ends = ((folder.name, run, ARTIFACTS), (run, ARTIFACTS))
+            _count_root(locations, f"{folder.path}/{run}", "artifact_uri", *ends)
         below = [folder.path, f"{folder.path}/{MODELS}", f"{folder.path}/{TRACES}"]
         for base, owners in zip(below, (runs, _names(below[1]), _names(below[2])), strict=True):
             for owner in owners:
@@ -84,7 +85,8 @@ def quick_facts(path: Path) -> QuickFacts:
                 files += count
                 size += found
     roots = tuple(
-        RecordedRoot(printable(uri), count, _exists(uri)) for uri, count in sorted(locations.items(), key=lambda r: -r[1])
+        RecordedRoot(printable(uri), count, _exists(uri))
+        for uri, count in sorted(locations.items(), key=lambda r: -r[1])
     )
     suggestions = []
     if files:
@@ -92,7 +94,7 @@ def quick_facts(path: Path) -> QuickFacts:
     return QuickFacts(ArtifactsUnderSource(files, size), roots, tuple(suggestions))
 
 
-def _count_root(locations: Counter[str], folder: str, field: str, end: tuple[str, ...]) -> None:
+def _count_root(locations: Counter[str], folder: str, field: str, *ends: tuple[str, ...]) -> None:
     try:
         uri = Fields(read_bytes(f"{folder}/{META}")).text(field)
     except (OSError, MalformedError):
@@ -101,8 +103,10 @@ def _count_root(locations: Counter[str], folder: str, field: str, end: tuple[str
         return
     parts = re.split(r"([/\\])", uri.rstrip("/\\"))
     # What MLflow appends to a root is cut off; a location that a person chose stands for itself.
-    if tuple(parts[-2 * len(end) :][1::2]) == end:
-        uri = "".join(parts[: -2 * len(end)])
+    for end in ends:
+        if tuple(parts[-2 * len(end) :][1::2]) == end:
+            uri = "".join(parts[: -2 * len(end)])
+            break
     locations[uri] += 1
 
 

@@ -119,7 +119,9 @@ class FilesReader(Reader):
         try:
             folders = experiment_folders(walk.root)
         except OSError as bad:
-            raise SourceError("The folder cannot be read.", where=self.uri, why=bad.strerror, kind="unreadable") from None
+            raise SourceError(
+                "The folder cannot be read.", where=self.uri, why=bad.strerror, kind="unreadable"
+            ) from None
         finder = Finder(folders)
         metrics = MetricFiles(walk)
         experiments, runs = Experiments(walk), Runs(walk, metrics, finder.model)

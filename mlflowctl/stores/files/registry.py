@@ -111,13 +111,14 @@ def _version_row(walk: Walk, owner: dict[str, str], folder: str, meta: str, fiel
         return None
     if not 0 < number <= _LARGEST_VERSION:
         raise MalformedError(f"has the version {number}, which MLflow's SQL store cannot hold")
+    source = fields.text("source")
     row = {
         "creation_time": fields.integer("creation_timestamp"),
         "last_updated_time": fields.integer("last_updated_timestamp"),
         "description": fields.text("description"),
         "user_id": fields.text("user_id"),
         "current_stage": fields.text("current_stage") or "None",
-        "source": fields.text("source"),
+        "source": source,
         "run_id": fields.text("run_id"),
         "status": fields.text("status") or "READY",
         "status_message": fields.text("status_message"),
@@ -125,7 +126,7 @@ def _version_row(walk: Walk, owner: dict[str, str], folder: str, meta: str, fiel
         "storage_location": fields.text("storage_location"),
     }
     model = fields.text("model_id")
-    if model and model not in (row["source"] or ""):
+    if model and model not in (source or ""):
         walk.left_behind(
             "logged models named by model versions", "the table model_versions has no column for them (model_id)"
         )

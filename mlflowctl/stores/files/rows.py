@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _MAX_ROWS = 65_536
 _MAX_BYTES = 4 << 20
 
+
 def int_array(values: np.ndarray[Any, Any], kind: pa.DataType) -> pa.Array:
     """An Arrow array over numpy's memory. ``pa.array`` would import pandas first, where it is installed."""
     return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])

@@ -37,9 +37,7 @@ _COST_KEYS = ("input_cost", "output_cost", "total_cost")
 _STATES = frozenset({"STATE_UNSPECIFIED", "OK", "ERROR", "IN_PROGRESS"})
 _SOURCE_RUN = "mlflow.assessment.sourceRunId"
 _SOURCE_TYPES = frozenset({"SOURCE_TYPE_UNSPECIFIED", "LLM_JUDGE", "HUMAN", "CODE"})
-_TIME = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9})\d*)?(?:([Zz])|([+-])(\d\d):(\d\d))"
-)
+_TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9})\d*)?(?:([Zz])|([+-])(\d\d):(\d\d))")
 _DURATION = re.compile(r"(-?)(\d+)(?:\.(\d{1,9}))?s")
 _BIGINT = range(-(1 << 63), 1 << 63)
 
@@ -147,7 +145,8 @@ def milliseconds(value: object) -> int | None:
     if found is None:
         return None
     try:
-        whole = datetime(*(int(found[i]) for i in range(1, 7)), tzinfo=timezone.utc)  # type: ignore[arg-type]
+        year, month, day, hour, minute, second = (int(found[i]) for i in range(1, 7))
+        whole = datetime(year, month, day, hour, minute, second, tzinfo=timezone.utc)
     except ValueError:
         return None
     seconds = round(whole.timestamp())

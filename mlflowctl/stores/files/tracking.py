@@ -21,6 +21,7 @@ from mlflowctl.stores.files.layout import (
     TRACES,
     looks_like_run_id,
 )
+from mlflowctl.stores.files.neighbours import is_store, note_inside
 from mlflowctl.stores.files.pairs import give_pairs
 from mlflowctl.stores.files.walk import read_bytes
 from mlflowctl.stores.files.yamls import Fields, MalformedError
@@ -64,20 +65,21 @@ class Experiments:
                 "experiment_id_not_a_number", folder.path, "is named by no whole number, which MLflow's SQL store needs"
             )
         elif number in self._ids:
-            walk.trouble(
-                "experiment_id_twice", folder.path, f"has the ID {number}, which {self._ids[number]} has too"
-            )
+            walk.trouble("experiment_id_twice", folder.path, f"has the ID {number}, which {self._ids[number]} has too")
             number = None
         else:
             self._ids[number] = folder.path
-        if fields is None or number is None:
+        if fields is None:
             return folder.number or 0, False
+        walk.muted = number is None
         try:
-            whole = self._give(folder, number, fields)
+            whole = self._give(folder, number or 0, fields)
         except MalformedError as bad:
             walk.malformed(f"{folder.path}/{META}", bad)
             whole = False
-        return number, whole
+        whole = whole and not walk.muted
+        walk.muted = False
+        return folder.number or 0, whole
 
     def _give(self, folder: ExperimentFolder, number: int, fields: Fields) -> bool:
         walk = self._walk
@@ -172,6 +174,8 @@ class Runs:
         held = [n for n in (PARAMS, METRICS, TAGS, INPUTS, OUTPUTS) if n in names and walk.names(f"{path}/{n}")]
         if not (held or looks_like_run_id(name)):
             walk.normal("foreign_folder_in_experiment")
+            if is_store(path):
+                walk.report.notes.append(note_inside(path))
             return
         walk.normal("run_folder_without_meta_yaml")
         if held:
@@ -214,9 +218,9 @@ class Runs:
         stage = fields.text("lifecycle_stage") or "active"
         if stage not in STAGES:
             raise MalformedError(f"has the unknown lifecycle_stage {stage!r}")
-        run_name = fields.text("run_name") or fields.text("name")
-        if not run_name:
-            run_name = self._name_from_tag(path) or run_name
+        run_name = fields.text("run_name")
+        if not run_name:  # 1.30 brought run_name; an empty "name" of before means that the run has none
+            run_name = fields.text("name") or self._name_from_tag(path) or run_name
         walk.tables.add(
             "runs",
             run_uuid=name,

@@ -16,13 +16,68 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TextLoader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 _KEYS = frozenset(
-    ["artifact_location", "artifact_uri", "client_request_id", "creation_time", "creation_timestamp", "current_stage", "deleted_time", "deployment_job_id", "deployment_job_state", "description", "destination_id", "destination_type", "digest", "effective_trace_archival_retention", "end_time", "entry_point_name", "execution_duration_ms", "execution_time_ms", "experiment_id", "last_update_time", "last_updated_timestamp", "lifecycle_stage", "model_id", "model_type", "name", "profile", "request_id", "request_preview", "request_time", "response_preview", "run_id", "run_link", "run_name", "run_uuid", "schema", "source", "source_id", "source_name", "source_run_id", "source_type", "source_version", "start_time", "state", "status", "status_message", "step", "storage_location", "tags", "timestamp_ms", "trace_id", "trace_location", "user_id", "version", "workspace"]
+    [
+        "artifact_location",
+        "artifact_uri",
+        "client_request_id",
+        "creation_time",
+        "creation_timestamp",
+        "current_stage",
+        "deleted_time",
+        "deployment_job_id",
+        "deployment_job_state",
+        "description",
+        "destination_id",
+        "destination_type",
+        "digest",
+        "effective_trace_archival_retention",
+        "end_time",
+        "entry_point_name",
+        "execution_duration_ms",
+        "execution_time_ms",
+        "experiment_id",
+        "last_update_time",
+        "last_updated_timestamp",
+        "lifecycle_stage",
+        "model_id",
+        "model_type",
+        "name",
+        "profile",
+        "request_id",
+        "request_preview",
+        "request_time",
+        "response_preview",
+        "run_id",
+        "run_link",
+        "run_name",
+        "run_uuid",
+        "schema",
+        "source",
+        "source_id",
+        "source_name",
+        "source_run_id",
+        "source_type",
+        "source_version",
+        "start_time",
+        "state",
+        "status",
+        "status_message",
+        "step",
+        "storage_location",
+        "tags",
+        "timestamp_ms",
+        "trace_id",
+        "trace_location",
+        "user_id",
+        "version",
+        "workspace",
+    ]
 )
 # A plain scalar that begins so and holds no ": ", no " #" and no ":" at its end is text, whatever else it holds,
 # unless it is one of the words below (YAML 1.1 resolves numbers and times by a digit, sign or dot in front).
 _PLAIN = re.compile(r"[A-Za-z/][!-~]*(?: [!-~]+)*")
 _WORDS = frozenset({"yes", "no", "true", "false", "on", "off", "null"})
-_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,18})")
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _HEX_ID = re.compile(r"(?=[0-9]*[ac-f])[0-9a-f]{32}")
 _QUOTED = re.compile(r"'([ -&(-~]*)'")
 _CONSTANTS: dict[str, Any] = {"null": None, "''": "", "true": True, "false": False}
@@ -74,7 +129,7 @@ class Fields:
             is not what it must be.
     """
 
-    __slots__ = ("_text", "values")
+    __slots__ = ("_flat", "_text", "values")
 
     def __init__(self, data: bytes) -> None:
         try:
@@ -83,6 +138,7 @@ class Fields:
             line = data.count(b"\n", 0, bad.start) + 1
             raise MalformedError("is not valid UTF-8", line) from None
         values = parse_flat(self._text)
+        self._flat = values is not None
         if values is None:
             values = self._load(_Loader)
         self.values = values
@@ -115,8 +171,9 @@ class Fields:
             return value
         if isinstance(value, (dict, list)):
             raise self._fault(name, f"has no text under {name!r}")
-        spelled = self._load(_TextLoader)[name]
-        return str(spelled)
+        if self._flat:  # its numbers have one spelling, and MLflow 0.8 wrote IDs as numbers
+            return str(value).lower()
+        return str(self._load(_TextLoader)[name])
 
     def required_text(self, name: str) -> str:
         """A text that must be there, if need be empty."""

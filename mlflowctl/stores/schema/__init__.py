@@ -324,6 +324,16 @@ def _span(span: list[str], releases: list[str]) -> str:
     return first if len(span) == 1 or first == "0.9" else f"{span[0]} to {span[-1]}"
 
 
+def last_version_of(chain: Chain, revision: str) -> str | None:
+    """The last release known to use ``revision``, the nearest one before it, or None for an unknown revision."""
+    last: str | None = None
+    for found in revisions(chain):
+        last = found.last_version or last
+        if found.id == revision:
+            return last
+    return None
+
+
 # Columns whose values an upgrade script changes, '*' where it adds or removes rows; from the scripts of MLflow 3.17.2
 # and 3.18.0. Server defaults of new columns are not in here: those are constants.
 _REWRITES: dict[str, dict[str, frozenset[str]]] = {
