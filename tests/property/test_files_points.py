@@ -14,8 +14,8 @@ INTEGERS = st.integers(-(2**63) - 2, 2**63 + 1).map(str)
 FLOATS = st.floats(width=64).map(repr)
 # Texts that a parser may take for numbers, and characters that may trip one.
 ODD_NUMBERS = st.sampled_from(
-    ["", "-", "+1", "1.", ".5", "1e5", "1e", "1E5", "0x1F", "1_0", "nan", "NaN", "-nan", "nan(1)", "inf", "Inf"]
-    + ["infinity", "-inf", "1e400", "1e-400", "007", "-0", "--1", "1-", "e5", "1.5.2", "naninf", "fan", "5.0", "\t1"]
+    " - +1 1. .5 1e5 1e 1E5 0x1F 1_0 nan NaN -nan nan(1) inf Inf infinity -inf 1e400 1e-400 007 -0 --1 1- e5 1.5.2"
+    " naninf fan 5.0 \t1".split(" ")
 )
 ODD_TEXT = st.text(st.sampled_from("0123456789.-+eE xXnaif\t\r\n\0_,'\"é\u2028"), max_size=12)
 NUMBERS = st.one_of(FLOATS, INTEGERS, ODD_NUMBERS)

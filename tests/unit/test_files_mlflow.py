@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -286,4 +285,3 @@ def test_registry(stores: Stores) -> None:
 def test_what_is_collapsed_and_left_behind(stores: Stores) -> None:
     assert stores.reader.report.collapsed == {"duplicate_metric_point": 2}
     assert stores.reader.report.not_carried == []
-    assert os.environ.get("MLFLOW_ALLOW_FILE_STORE") == "true"

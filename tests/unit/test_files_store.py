@@ -206,7 +206,7 @@ def test_reading_imports_neither_mlflow_nor_pandas(store: StoreBuilder) -> None:
 def test_many_runs_come_in_bounded_batches(store: StoreBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflowctl.stores.files import metrics, rows
 
-    monkeypatch.setattr(rows, "_MAX_ROWS", 4)
+    monkeypatch.setattr(rows, "MAX_ROWS", 4)
     monkeypatch.setattr(metrics, "_CHUNK_BYTES", 64)
     monkeypatch.setattr(metrics, "_BATCH_ROWS", 3)
     for number in range(10):

@@ -83,9 +83,12 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
         import tarfile
 
         zstandard = pytest.importorskip("zstandard", reason="needs the program zstd or the module zstandard")
-        with archive.open("rb") as packed, zstandard.ZstdDecompressor().stream_reader(packed) as stream:
-            with tarfile.open(fileobj=stream, mode="r|") as tar:
-                tar.extractall(folder, filter="data")
+        with (
+            archive.open("rb") as packed,
+            zstandard.ZstdDecompressor().stream_reader(packed) as stream,
+            tarfile.open(fileobj=stream, mode="r|") as tar,
+        ):
+            tar.extractall(folder, filter="data")
     return next(folder.rglob(STORES[0].name)).parent
 
 

@@ -9,11 +9,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from mlflowctl.stores.files.layout import META, METRICS, MODELS, PARAMS, TAGS
 from mlflowctl.stores.files.metrics import report_bad_lines
 from mlflowctl.stores.files.pairs import give_pairs
 from mlflowctl.stores.files.points import BadLine, for_sql
+from mlflowctl.stores.files.rows import MAX_ROWS, int_array
 from mlflowctl.stores.files.tracking import STAGES
 from mlflowctl.stores.files.yamls import Fields, MalformedError
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 _TABLES = ("logged_models", "logged_model_params", "logged_model_tags", "logged_model_metrics")
 _STATUSES = {0: "UNSPECIFIED", 1: "PENDING", 2: "READY", 3: "FAILED"}
 _INT64 = range(-(1 << 63), 1 << 63)
+# Time, value, step, run, dataset's name, dataset's digest.
+_Point = tuple[int, float, int, str, "str | None", "str | None"]
 
 
 class Finder:
@@ -45,7 +49,7 @@ class Finder:
         return os.path.exists(f"{experiment}/{entry}") or any(os.path.exists(f"{f}/{entry}") for f in self._folders)
 
 
-def give_models(walk: Walk, folder: ExperimentFolder, number: int, finder: Finder) -> Iterator[str]:
+def give_models(walk: Walk, folder: ExperimentFolder, number: int, points: ModelPoints) -> Iterator[str]:
     """Model after model of an experiment; yields each one's ID when its rows are given."""
     if not walk.tables.wants(*_TABLES):
         return
@@ -70,7 +74,7 @@ def give_models(walk: Walk, folder: ExperimentFolder, number: int, finder: Finde
         give_pairs(walk, "logged_model_tags", f"{path}/{TAGS}", owner, key="tag_key", value="tag_value")
         if walk.tables.wants("logged_model_metrics"):
             for key, file, data in walk.files(f"{path}/{METRICS}"):
-                _give_metric(walk, folder, {**owner, "metric_name": key}, file, data, finder)
+                points.add(folder, (name, number, key), file, data)
         walk.muted = muted
         yield name
 
@@ -125,20 +129,92 @@ def _model_row(
     }
 
 
-def _give_metric(
-    walk: Walk, folder: ExperimentFolder, owner: dict[str, Any], path: str, data: bytes, finder: Finder
-) -> None:
-    """The points of one metric of one model: lines of ``time value step run [dataset digest]``."""
-    if not data:
-        walk.normal("empty_metric_file")
-        return
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as bad:
-        walk.trouble("invalid_utf8", path, "is not valid UTF-8", data.count(b"\n", 0, bad.start) + 1)
-        return
-    times, values, steps = array("q"), array("d"), array("q")
-    origins: list[tuple[str, str | None, str | None]] = []
+class ModelPoints:
+    """Metric points of logged models, gathered and then given together."""
+
+    def __init__(self, walk: Walk, finder: Finder) -> None:
+        self._walk = walk
+        self._finder = finder
+        self._clear()
+
+    def _clear(self) -> None:
+        self._owners: list[tuple[str, int, str]] = []
+        self._counts: list[int] = []
+        self._times, self._steps, self._values = array("q"), array("q"), array("d")
+        self._runs: list[str] = []
+        self._datasets: list[str | None] = []
+        self._digests: list[str | None] = []
+
+    def add(self, folder: ExperimentFolder, owner: tuple[str, int, str], path: str, data: bytes) -> None:
+        """The file of one metric of one model (ID, experiment, metric): ``time value step run [dataset digest]``."""
+        walk = self._walk
+        if not data:
+            walk.normal("empty_metric_file")
+            return
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError as bad:
+            walk.trouble("invalid_utf8", path, "is not valid UTF-8", data.count(b"\n", 0, bad.start) + 1)
+            return
+        points, faults = _parsed(text)
+        report_bad_lines(walk, path, faults)
+        if walk.muted or not points:
+            return
+        stored, nan = for_sql(np.array([p[1] for p in points], np.float64))
+        best: dict[tuple[int, int, str], int] = {}
+        for index, point in enumerate(points):
+            key = (point[0], point[2], point[3])
+            first = best.setdefault(key, index)
+            if first != index:
+                best[key] = _better(walk, first, index, stored, points)
+        runs = {run: self._finder.run(folder.path, run) for run in {key[2] for key in best}}
+        before = len(self._runs)
+        for (time, step, run), index in best.items():
+            if not runs[run]:
+                walk.left_behind(
+                    "metric points of logged models whose run is gone",
+                    "MLflow's table ties each point to its run and deletes them together",
+                )
+                continue
+            if nan[index]:
+                walk.left_behind(
+                    "NaN among the metrics of logged models",
+                    "MLflow's table has no column for NaN; it holds 0.0 instead, as MLflow itself writes it",
+                )
+            self._times.append(time)
+            self._steps.append(step)
+            self._values.append(stored[index])
+            self._runs.append(run)
+            self._datasets.append(points[index][4])
+            self._digests.append(points[index][5])
+        self._owners.append(owner)
+        self._counts.append(len(self._runs) - before)
+        if len(self._runs) >= MAX_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Give the rows of what is gathered."""
+        size = len(self._runs)
+        owners = int_array(np.repeat(np.arange(len(self._owners), dtype=np.int64), self._counts), pa.int64())
+        columns = {
+            "model_id": pa.array([o[0] for o in self._owners], pa.string()).take(owners),
+            "experiment_id": pa.array([o[1] for o in self._owners], pa.int64()).take(owners),
+            "metric_name": pa.array([o[2] for o in self._owners], pa.string()).take(owners),
+            "metric_timestamp_ms": int_array(np.array(self._times, np.int64), pa.int64()),
+            "metric_step": int_array(np.array(self._steps, np.int64), pa.int64()),
+            "metric_value": int_array(np.array(self._values, np.float64), pa.float64()),
+            "run_id": pa.array(self._runs, pa.string()),
+            "dataset_name": pa.array(self._datasets, pa.string()),
+            "dataset_digest": pa.array(self._digests, pa.string()),
+        }
+        self._clear()
+        for start in range(0, size, MAX_ROWS):
+            part = {name: column.slice(start, MAX_ROWS) for name, column in columns.items()}
+            self._walk.tables.give("logged_model_metrics", part)
+
+
+def _parsed(text: str) -> tuple[list[_Point], list[BadLine]]:
+    points: list[_Point] = []
     faults: list[BadLine] = []
     lines = text.splitlines()
     for number, line in enumerate(lines, 1):
@@ -155,47 +231,14 @@ def _give_metric(
         except ValueError as bad:
             faults.append(BadLine(number, f"{line[:80]!r} is no metric point: {bad}"))
             continue
-        times.append(time)
-        values.append(value)
-        steps.append(step)
-        origins.append((parts[3], parts[4], parts[5]) if len(parts) == 6 else (parts[3], None, None))
-    report_bad_lines(walk, path, faults)
-    if walk.muted or not times:
-        return
-    stored, nan = for_sql(np.array(values, np.float64))
-    best: dict[tuple[int, int, str], int] = {}
-    for index, (run, _, _) in enumerate(origins):
-        key = (times[index], steps[index], run)
-        first = best.setdefault(key, index)
-        if first != index:
-            best[key] = _better(walk, first, index, stored, origins)
-    for (time, step, run), index in best.items():
-        if not finder.run(folder.path, run):
-            walk.left_behind(
-                "metric points of logged models whose run is gone",
-                "MLflow's table ties each point to its run and deletes them together",
-            )
-            continue
-        if nan[index]:
-            walk.left_behind(
-                "NaN among the metrics of logged models",
-                "MLflow's table has no column for NaN; it holds 0.0 instead, as MLflow itself writes it",
-            )
-        walk.tables.add(
-            "logged_model_metrics",
-            **owner,
-            metric_timestamp_ms=time,
-            metric_step=step,
-            metric_value=float(stored[index]),
-            run_id=run,
-            dataset_name=origins[index][1],
-            dataset_digest=origins[index][2],
-        )
+        dataset, digest = (parts[4], parts[5]) if len(parts) == 6 else (None, None)
+        points.append((time, value, step, parts[3], dataset, digest))
+    return points, faults
 
 
-def _better(walk: Walk, first: int, second: int, values: Any, origins: list[tuple[str, str | None, str | None]]) -> int:
+def _better(walk: Walk, first: int, second: int, values: Any, points: list[_Point]) -> int:
     """Which of two points with one key stays: the greater value, as MLflow shows it; the first of equal ones."""
-    if values[first] == values[second] and origins[first] == origins[second]:
+    if values[first] == values[second] and points[first][4:] == points[second][4:]:
         walk.collapsed("duplicate_logged_model_metric_point", 1)
         return first
     walk.left_behind(

@@ -15,7 +15,7 @@ from mlflowctl.stores.api import Count, Reader, ReadReport, TableBatch
 from mlflowctl.stores.files import quick
 from mlflowctl.stores.files.layout import MODELS, RESERVED_IN_EXPERIMENT, TRACES, experiment_folders
 from mlflowctl.stores.files.metrics import MetricFiles
-from mlflowctl.stores.files.models import Finder, give_models
+from mlflowctl.stores.files.models import Finder, ModelPoints, give_models
 from mlflowctl.stores.files.neighbours import check_is_store, notes_on_neighbours
 from mlflowctl.stores.files.registry import give_registry
 from mlflowctl.stores.files.rows import Tables
@@ -143,9 +143,10 @@ class FilesReader(Reader):
         metrics.flush()
         yield from buffers.ready()
         ids.report(walk, _runs_in)
+        points = ModelPoints(walk, finder)
         for give, ids, names_in in (
             (give_traces, _Ids("trace"), _folders_in(TRACES)),
-            (lambda w, f, n: give_models(w, f, n, finder), _Ids("logged model"), _folders_in(MODELS)),
+            (lambda w, f, n: give_models(w, f, n, points), _Ids("logged model"), _folders_in(MODELS)),
         ):
             for folder, number, whole in opened:
                 walk.muted = not whole
@@ -154,6 +155,7 @@ class FilesReader(Reader):
                     yield from buffers.ready()
                 walk.muted = False
             ids.report(walk, names_in)
+        points.flush()
         for _ in give_registry(walk):
             yield from buffers.ready()
         yield from buffers.rest()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mlflowctl.stores.schema import Schema, Table
 
-_MAX_ROWS = 65_536
+MAX_ROWS = 65_536
 _MAX_BYTES = 4 << 20
 
 
@@ -117,7 +117,7 @@ class _Rows:
             column.append(values.get(name))
         self._count += 1
         self._size += sum([len(v) for v in values.values() if type(v) is str])
-        return self._count >= _MAX_ROWS or self._size >= _MAX_BYTES
+        return self._count >= MAX_ROWS or self._size >= _MAX_BYTES
 
     def take(self) -> dict[str, pa.Array]:
         if not self._count:
@@ -152,7 +152,7 @@ class _Pairs:
         self._counts.append(len(keys))
         self._invalid.append(invalid)
         self._size += sum(map(len, values))
-        return len(self._keys) >= _MAX_ROWS or self._size >= _MAX_BYTES
+        return len(self._keys) >= MAX_ROWS or self._size >= _MAX_BYTES
 
     def take(self) -> dict[str, pa.Array]:
         if not self._keys:

@@ -14,7 +14,7 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 from mlflowctl.stores.files.layout import ASSESSMENTS, REQUEST_METADATA, TAGS, TRACE_INFO, TRACES
-from mlflowctl.stores.files.pairs import give_texts, read_texts
+from mlflowctl.stores.files.pairs import add_pairs, as_text, read_pairs
 from mlflowctl.stores.files.yamls import Fields, MalformedError
 
 if TYPE_CHECKING:
@@ -73,15 +73,15 @@ def _give_trace(walk: Walk, folder: ExperimentFolder, number: int, name: str, pa
             row = _trace_row(walk, folder, number, name, file, fields)
         except MalformedError as bad:
             walk.malformed(file, bad, _RULE)
-    tags = read_texts(walk, f"{path}/{TAGS}")
-    metadata = read_texts(walk, f"{path}/{REQUEST_METADATA}")
     muted, walk.muted = walk.muted, walk.muted or row is None
-    if not walk.muted and row is not None:
-        row.update(_columns_of_metadata(walk, metadata), trace_name=tags.get(_NAME_TAG))
+    owner = {"request_id": name}
+    promoted = _give_without(walk, "trace_tags", f"{path}/{TAGS}", owner, (_NAME_TAG,))
+    promoted |= _give_without(
+        walk, "trace_request_metadata", f"{path}/{REQUEST_METADATA}", owner, (_SESSION, _TOKENS, _COST)
+    )
+    if row is not None and not walk.muted:
+        row.update(_columns_of_metadata(walk, promoted), trace_name=promoted.get(_NAME_TAG))
         walk.tables.add("trace_info", **row)
-        owner = {"request_id": name}
-        give_texts(walk, "trace_tags", owner, tags, without=(_NAME_TAG,))
-        give_texts(walk, "trace_request_metadata", owner, metadata, without=(_SESSION, _TOKENS, _COST))
     if walk.tables.wants("assessments"):
         time = 0 if row is None else row["timestamp_ms"]
         for entry in walk.names(f"{path}/{ASSESSMENTS}") or []:
@@ -90,6 +90,23 @@ def _give_trace(walk: Walk, folder: ExperimentFolder, number: int, name: str, pa
             else:
                 walk.normal("stray_file")
     walk.muted = muted
+
+
+def _give_without(
+    walk: Walk, table: str, folder: str, owner: Mapping[str, str], promoted: tuple[str, ...]
+) -> dict[str, str]:
+    """The rows of a folder of keys, without those that MLflow 3.17 keeps in columns: these are returned as text."""
+    keys, values = read_pairs(walk, folder)
+    found: dict[str, str] = {}
+    for key in promoted:
+        if key in keys:
+            place = keys.index(key)
+            text = as_text(walk, f"{folder}/{key}", values[place])
+            if text is not None:
+                found[key] = text
+            del keys[place], values[place]
+    add_pairs(walk, table, folder, owner, keys, values)
+    return found
 
 
 def _trace_row(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mlflowctl.stores.files import datasets
 from mlflowctl.stores.files.layout import (
+    DATASETS,
     INPUTS,
     KNOWN_IN_RUN,
     META,
@@ -57,6 +58,11 @@ class Experiments:
                 walk.trouble("experiment_without_meta_yaml", folder.path, f"has no meta.yaml, but holds {held}")
                 return folder.number or 0, False
             walk.normal("experiment_folder_without_meta_yaml" if folder.number is not None else "foreign_folder")
+            if folder.number is not None and any(walk.names(f"{folder.path}/{n}") for n in (TAGS, DATASETS)):
+                walk.left_behind(
+                    "experiment folders without meta.yaml and runs that hold tags or datasets",
+                    "no file says what the experiment was; MLflow does not show it either",
+                )
             return None
         fields = walk.fields(f"{folder.path}/{META}")
         number = folder.number
@@ -95,7 +101,8 @@ class Experiments:
             walk.trouble("experiment_name_twice", meta, f"has the name {name!r}, which {self._names[name]} has too")
         else:
             self._names[name] = folder.path
-        location = fields.required_text("artifact_location")
+        if "artifact_location" not in fields.values:
+            raise MalformedError("names no 'artifact_location'")
         stage = fields.text("lifecycle_stage") or "active"
         if stage not in STAGES:
             raise MalformedError(f"has the unknown lifecycle_stage {stage!r}")
@@ -113,7 +120,7 @@ class Experiments:
             "experiments",
             experiment_id=number,
             name=name,
-            artifact_location=location,
+            artifact_location=fields.text("artifact_location"),
             lifecycle_stage="deleted" if folder.trashed else "active",
             creation_time=fields.integer("creation_time"),
             last_update_time=fields.integer("last_update_time"),
