@@ -522,8 +522,11 @@ def walk(chain: str, dialect: str, url: str, only: Iterable[str] = ()) -> Iterat
 
             # InitialBase is 0.9's schema but for this key, in which the real stores have the value too: two values of
             # one metric at one time are two points.
-            key = Base.metadata.tables["metrics"].primary_key
-            key.columns.add(Base.metadata.tables["metrics"].c.value)
+            metrics = Base.metadata.tables["metrics"]
+            key = [*metrics.primary_key.columns, metrics.c.value]
+            for member in key:
+                member.primary_key = False
+            metrics.append_constraint(sa.PrimaryKeyConstraint(*key, name="metric_pk"))
             Base.metadata.create_all(engine)
         elif not wanted or revision in wanted:
             command.upgrade(config, revision)
@@ -613,6 +616,9 @@ def main() -> None:
     parser.add_argument("--only-revisions", nargs="+", default=[], metavar="REV")
     parser.add_argument("--releases", type=Path, metavar="CSV", help="the releases with their heads: revisions.csv")
     arguments = parser.parse_args()
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        # SQLAlchemy keeps constraints in sets: with it the order in which Alembic writes them for SQLite is chance.
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONHASHSEED": "0"})  # noqa: S606
     logging.disable(logging.INFO)
     skip_auth_app()
     arguments.out.mkdir(parents=True, exist_ok=True)

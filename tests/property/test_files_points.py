@@ -14,8 +14,38 @@ INTEGERS = st.integers(-(2**63) - 2, 2**63 + 1).map(str)
 FLOATS = st.floats(width=64).map(repr)
 # Texts that a parser may take for numbers, and characters that may trip one.
 ODD_NUMBERS = st.sampled_from(
-    " - +1 1. .5 1e5 1e 1E5 0x1F 1_0 nan NaN -nan nan(1) inf Inf infinity -inf 1e400 1e-400 007 -0 --1 1- e5 1.5.2"
-    " naninf fan 5.0 \t1".split(" ")
+    [
+        "",
+        "-",
+        "+1",
+        "1.",
+        ".5",
+        "1e5",
+        "1e",
+        "1E5",
+        "0x1F",
+        "1_0",
+        "nan",
+        "NaN",
+        "-nan",
+        "nan(1)",
+        "inf",
+        "Inf",
+        "infinity",
+        "-inf",
+        "1e400",
+        "1e-400",
+        "007",
+        "-0",
+        "--1",
+        "1-",
+        "e5",
+        "1.5.2",
+        "naninf",
+        "fan",
+        "5.0",
+        "\t1",
+    ]
 )
 ODD_TEXT = st.text(st.sampled_from("0123456789.-+eE xXnaif\t\r\n\0_,'\"é\u2028"), max_size=12)
 NUMBERS = st.one_of(FLOATS, INTEGERS, ODD_NUMBERS)
@@ -36,7 +66,7 @@ def same(fast: Points, slow: Points) -> bool:
     )
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(FILES, st.sampled_from([2, 3]))
 @example("0x1F 1 1\n", 3)
 @example("1 nan(1) 1\n", 3)

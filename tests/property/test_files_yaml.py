@@ -104,7 +104,7 @@ def typed(values: object) -> object:
     return (type(values).__name__, repr(values))
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(TEXTS)
 @example("name: a\n  b\n")
 @example("name: a\n---\nname: b\n")
@@ -118,13 +118,15 @@ def test_the_fast_way_gives_the_same_or_nothing(text: str) -> None:
 SCALARS = st.one_of(st.none(), st.integers(-(2**62), 2**62), st.text(max_size=60), st.booleans(), WORDS)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.dictionaries(st.sampled_from(sorted(_KEYS)), SCALARS, min_size=1, max_size=8))
-def test_what_mlflow_writes_is_read_back(values: dict[str, Any]) -> None:
+def test_what_mlflow_writes_is_read_as_pyyaml_reads_it(values: dict[str, Any]) -> None:
     text = yaml.dump(values, Dumper=yaml.SafeDumper, default_flow_style=False, allow_unicode=True)
+    # PyYAML does not bring back a few control characters that it writes, so its reading is the measure.
+    expected = yaml.load(text, Loader=LOADER)
     fields = Fields(text.encode("utf-8", "surrogatepass"))
-    assert typed(fields.values) == typed(values)
-    for key, value in values.items():
+    assert typed(fields.values) == typed(expected)
+    for key, value in expected.items():
         if value is None or isinstance(value, str):
             assert fields.text(key) == value
 

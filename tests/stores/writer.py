@@ -4,6 +4,8 @@ KIND is ``files``, ``sqlite`` or ``sample``.  Runs inside old environments (Pyth
 through MLflow's own API only, in the folder HOME, which make.py moves away afterwards.  What a
 release does not know or refuses is skipped and named under ``refused`` in answers.json.
 """
+# ruff: noqa
+# mypy: ignore-errors
 
 import inspect
 import json
@@ -130,7 +132,7 @@ ODD_PARAMS = {
     "line_end": "ends with newline\n",
     "empty": "",
     "blanks": "  padded\t",
-    "quote": "it's \"quoted\" \\ 100%_x; -- {\"a\": [1]}",
+    "quote": 'it\'s "quoted" \\ 100%_x; -- {"a": [1]}',
 }
 ODD_KEYS = ["train/loss", "a.b-c_d e", "val/f1/macro", "系列", "auc:test"]
 NUMBERS = [
@@ -226,9 +228,7 @@ class Writer(object):
             every["mlflow.runName"] = name
             if "run_name" in extra:
                 del every["mlflow.runName"]
-        run = self.client.create_run(
-            experiment, start_time=T0 + self.minute * 60000, tags=every, **extra
-        )
+        run = self.client.create_run(experiment, start_time=T0 + self.minute * 60000, tags=every, **extra)
         run_id = run_id_of(run)
         self.runs.append(run_id)
         return run_id
@@ -354,8 +354,15 @@ def tracking(w, good):
     w.end(first)
     client.delete_run(first)
     w.plain(doomed, "running in a deleted experiment")
-    return {"churn": str(churn), "cloud": str(cloud), "doomed": str(doomed), "plain": plain,
-            "numbers": numbers, "parent": parent, "gone": gone}
+    return {
+        "churn": str(churn),
+        "cloud": str(cloud),
+        "doomed": str(doomed),
+        "plain": plain,
+        "numbers": numbers,
+        "parent": parent,
+        "gone": gone,
+    }
 
 
 def registry(w, made):
@@ -397,7 +404,8 @@ def registry(w, made):
     attempt("version without run", create, "forecaster, weekly (预测)", "s3://ml-artifacts/forecasts/model2", None)
     client.create_registered_model("no versions yet")
     client.create_registered_model("old model name")
-    create("old model name", "s3://ml-artifacts/old/model", made["plain"])
+    if KIND == "files" or VERSION >= (1, 9):  # 1.8 leaves the version behind, without a model
+        create("old model name", "s3://ml-artifacts/old/model", made["plain"])
     rename = getattr(client, "rename_registered_model", None)
     if rename:
         rename("old model name", "new model name")
@@ -454,17 +462,40 @@ def logged_models(w, made):
     client.log_outputs(made["plain"], [LoggedModelOutput(first, 0), LoggedModelOutput(second, 20)])
     given(client.log_inputs, run_id=made["parent"], datasets=[], models=[LoggedModelInput(first)])
     for step, value in enumerate((0.7, 0.8, 0.85)):
-        log(client, made["plain"], "accuracy", value, T0 + step * 1000, step, model_id=first,
-            dataset_name="customers", dataset_digest="8f5d1c2a")
+        log(
+            client,
+            made["plain"],
+            "accuracy",
+            value,
+            T0 + step * 1000,
+            step,
+            model_id=first,
+            dataset_name="customers",
+            dataset_digest="8f5d1c2a",
+        )
         log(client, made["parent"], "accuracy", value - 0.1, T0 + step * 1000, step, model_id=first)
     log(client, made["plain"], "train/f1", 0.5, T0, 1, model_id=second)
     for value in (float("nan"), float("inf")):
-        attempt("logged model metric %r" % value, log, client, made["plain"], "odd_%r" % value, value,
-                T0, 1, model_id=second)
+        attempt(
+            "logged model metric %r" % value,
+            log,
+            client,
+            made["plain"],
+            "odd_%r" % value,
+            value,
+            T0,
+            1,
+            model_id=second,
+        )
     attempt("delete logged model", client.delete_logged_model, w.models[2])
-    attempt("version from a logged model", client.create_model_version, "churn-classifier",
-            "models:/" + first, made["plain"], **(
-                {"model_id": first} if knows(client.create_model_version, "model_id") else {}))
+    attempt(
+        "version from a logged model",
+        client.create_model_version,
+        "churn-classifier",
+        "models:/" + first,
+        made["plain"],
+        **({"model_id": first} if knows(client.create_model_version, "model_id") else {}),
+    )
 
 
 def trace(w, experiment, name, ok=True, text="Wer kündigt?"):
@@ -481,9 +512,7 @@ def trace(w, experiment, name, ok=True, text="Wer kündigt?"):
     )
     trace_id = getattr(root, "trace_id", None) or root.request_id
     w.traces.append(trace_id)
-    found = client.start_span(
-        "retrieve", trace_id, root.span_id, span_type="RETRIEVER", inputs={"query": text}
-    )
+    found = client.start_span("retrieve", trace_id, root.span_id, span_type="RETRIEVER", inputs={"query": text})
     client.end_span(trace_id, found.span_id, outputs=[{"page_content": "Vertrag\n2", "score": 0.25}])
     answer = client.start_span("generate", trace_id, root.span_id, span_type="LLM", inputs=[1, None, True])
     if not ok:
@@ -511,9 +540,7 @@ def fluent_trace(w, experiment, name, session):
         )
         with mlflow.start_span(name="chat", span_type="CHAT_MODEL") as inner:
             inner.set_inputs({"prompt": "Hallo"})
-            inner.set_attribute(
-                "mlflow.chat.tokenUsage", {"input_tokens": 12, "output_tokens": 7, "total_tokens": 19}
-            )
+            inner.set_attribute("mlflow.chat.tokenUsage", {"input_tokens": 12, "output_tokens": 7, "total_tokens": 19})
             inner.set_outputs({"text": "Guten Tag"})
         span.set_outputs({"choices": [{"message": {"role": "assistant", "content": "Guten Tag"}}]})
     trace_id = getattr(span, "trace_id", None) or span.request_id
@@ -553,8 +580,10 @@ def traces(w, made):
     trace(w, "0", "in Default")
     trace(w, made["doomed"], "in a deleted experiment")
     gone, _ = trace(w, made["churn"], "deleted")
-    w.client.delete_traces(made["churn"], **(
-        {"trace_ids": [gone]} if knows(w.client.delete_traces, "trace_ids") else {"request_ids": [gone]}))
+    w.client.delete_traces(
+        made["churn"],
+        **({"trace_ids": [gone]} if knows(w.client.delete_traces, "trace_ids") else {"request_ids": [gone]}),
+    )
     w.traces.remove(gone)
     if VERSION >= (3, 0):
         fluent_trace(w, made["churn"], "chat-1", "session-1")
@@ -611,10 +640,12 @@ def sql_only(w, made):
         from mlflow.genai.datasets import create_dataset
 
         dataset = create_dataset(name="questions", experiment_id=[made["churn"], "0"], tags={"v": "1"})
-        dataset.merge_records([
-            {"inputs": {"q": "Wer kündigt? ☂"}, "expectations": {"a": "Ana", "list": [1, 2]}, "tags": {"t": "1"}},
-            {"inputs": {"q": "2 + 2", "n": 0.1}, "expectations": {"a": 4}},
-        ])
+        dataset.merge_records(
+            [
+                {"inputs": {"q": "Wer kündigt? ☂"}, "expectations": {"a": "Ana", "list": [1, 2]}, "tags": {"t": "1"}},
+                {"inputs": {"q": "2 + 2", "n": 0.1}, "expectations": {"a": 4}},
+            ]
+        )
         create_dataset(name="no records", experiment_id=made["cloud"])
 
     def gateway():
@@ -630,29 +661,47 @@ def sql_only(w, made):
         made["secret"], made["endpoint"] = secret.secret_id, endpoint.endpoint_id
 
     def issues():
-        store.create_issue(made["churn"], "Answers too long", "Mehr als 100 Wörter ☂", created_by="ann",
-                           root_causes=["prompt"], categories=["style"], source_run_id=made["plain"])
+        store.create_issue(
+            made["churn"],
+            "Answers too long",
+            "Mehr als 100 Wörter ☂",
+            created_by="ann",
+            root_causes=["prompt"],
+            categories=["style"],
+            source_run_id=made["plain"],
+        )
 
     def label_schemas():
         from mlflow.genai.label_schemas import InputCategorical, InputPassFail, create_label_schema
 
         create_label_schema("ok", type="feedback", input=InputPassFail("gut", "schlecht"), experiment_id=made["churn"])
         made["schema"] = create_label_schema(
-            "tone", type="feedback", input=InputCategorical(options=["mild", "größer"]),
-            instruction="Wie?", enable_comment=True, experiment_id=made["churn"]).schema_id
+            "tone",
+            type="feedback",
+            input=InputCategorical(options=["mild", "größer"]),
+            instruction="Wie?",
+            enable_comment=True,
+            experiment_id=made["churn"],
+        ).schema_id
 
     def review_queues():
         from mlflow.genai.review_queues.review_queues import ReviewItemType, ReviewQueueType
 
         queue = store.create_review_queue(
-            made["churn"], name="this week", queue_type=ReviewQueueType.CUSTOM, created_by="ann",
-            users=["bob"], schema_ids=[made["schema"]])
+            made["churn"],
+            name="this week",
+            queue_type=ReviewQueueType.CUSTOM,
+            created_by="ann",
+            users=["bob"],
+            schema_ids=[made["schema"]],
+        )
         store.add_items_to_review_queue(queue.queue_id, item_type=ReviewItemType.TRACE, item_ids=w.traces[:2])
 
     def mcp_servers():
         client.create_mcp_server("com.example/search", "Suche ☂")
         client.create_mcp_server_version(
-            {"name": "com.example/search", "version": "1.0.0", "description": "Search"}, tools=[])
+            {"name": "com.example/search", "version": "1.0.0", "description": "Search"}, tools=[]
+        )
         client.set_mcp_server_tag("com.example/search", "owner", "böb")
         client.set_mcp_server_alias("com.example/search", "stable", "1.0.0")
 
@@ -663,16 +712,27 @@ def sql_only(w, made):
         Workspaces("sqlite:///%s/mlflow.db" % HOME).create_workspace(Workspace("team-b", "Zweites Team ☂"))
 
     def budget():
-        from mlflow.entities import (BudgetAction, BudgetDuration, BudgetDurationUnit,
-                                     BudgetTargetScope, BudgetUnit)
+        from mlflow.entities import BudgetAction, BudgetDuration, BudgetDurationUnit, BudgetTargetScope, BudgetUnit
 
-        store.create_budget_policy(BudgetUnit.USD, 99.5, BudgetDuration(BudgetDurationUnit.MONTHS, 1),
-                                   BudgetTargetScope.GLOBAL, BudgetAction.ALERT, "ann")
+        store.create_budget_policy(
+            BudgetUnit.USD,
+            99.5,
+            BudgetDuration(BudgetDurationUnit.MONTHS, 1),
+            BudgetTargetScope.GLOBAL,
+            BudgetAction.ALERT,
+            "ann",
+        )
 
     for name, function in (
-        ("webhooks", webhooks), ("scorers", scorers), ("evaluation datasets", evaluation_datasets),
-        ("gateway", gateway), ("issues", issues), ("label schemas", label_schemas),
-        ("review queues", review_queues), ("MCP servers", mcp_servers), ("workspaces", workspaces),
+        ("webhooks", webhooks),
+        ("scorers", scorers),
+        ("evaluation datasets", evaluation_datasets),
+        ("gateway", gateway),
+        ("issues", issues),
+        ("label schemas", label_schemas),
+        ("review queues", review_queues),
+        ("MCP servers", mcp_servers),
+        ("workspaces", workspaces),
         ("budget policies", budget),
     ):
         attempt(name, function)
@@ -702,6 +762,7 @@ def auth(made):
         if hasattr(store, name):
             attempt("auth: " + name, getattr(store, name), *arguments)
     if hasattr(store, "create_role"):
+
         def role():
             made_role = given(store.create_role, name="reviewers", workspace="default", description="Lesen ☂")
             store.add_role_permission(made_role.id, "experiment", made["churn"], "READ")
@@ -714,9 +775,11 @@ def auth(made):
         users[user.username] = {
             "is_admin": user.is_admin,
             "experiment_permissions": sorted(
-                [p.experiment_id, p.permission] for p in store.list_experiment_permissions(user.username)),
+                [p.experiment_id, p.permission] for p in store.list_experiment_permissions(user.username)
+            ),
             "registered_model_permissions": sorted(
-                [p.name, p.permission] for p in store.list_registered_model_permissions(user.username)),
+                [p.name, p.permission] for p in store.list_registered_model_permissions(user.username)
+            ),
         }
     return users
 
@@ -806,7 +869,8 @@ def read_run(client, run_id):
     if outputs is not None:
         answer["outputs"] = {
             "model_outputs": sorted(
-                (fields(m, "model_id step") for m in outputs.model_outputs), key=lambda m: m["model_id"])
+                (fields(m, "model_id step") for m in outputs.model_outputs), key=lambda m: m["model_id"]
+            )
         }
     return answer
 
@@ -820,11 +884,11 @@ def read_trace(client, trace_id):
         "experiment_id": info.experiment_id,
         "request_time": getattr(info, "request_time", None) or info.timestamp_ms,
         "execution_duration": getattr(info, "execution_duration", None)
-        if hasattr(info, "execution_duration") else info.execution_time_ms,
+        if hasattr(info, "execution_duration")
+        else info.execution_time_ms,
         "state": str(getattr(info, "state", None) or info.status).split(".")[-1],
         "tags": dict(info.tags),
-        "trace_metadata": dict(
-            info.trace_metadata if hasattr(info, "trace_metadata") else info.request_metadata),
+        "trace_metadata": dict(info.trace_metadata if hasattr(info, "trace_metadata") else info.request_metadata),
         "spans": [],
     }
     answer.update(fields(info, "request_preview response_preview client_request_id"))
@@ -866,10 +930,8 @@ def read_registry(client):
             if hasattr(client, "get_registered_model")
             else client.get_registered_model_details(name)
         )
-        models[name] = fields(
-            model, "name creation_timestamp last_updated_timestamp description tags aliases")
-        models[name]["latest_versions"] = {
-            v.current_stage: str(v.version) for v in model.latest_versions or []}
+        models[name] = fields(model, "name creation_timestamp last_updated_timestamp description tags aliases")
+        models[name]["latest_versions"] = {v.current_stage: str(v.version) for v in model.latest_versions or []}
         for version in client.search_model_versions("name='%s'" % name):
             key = "%s/%s" % (name, version.version)
             if hasattr(client, "get_model_version"):
@@ -881,8 +943,7 @@ def read_registry(client):
             )
             versions[key]["version"] = str(version.version)
             if hasattr(client, "get_model_version_download_uri"):
-                versions[key]["download_uri"] = client.get_model_version_download_uri(
-                    name, str(version.version))
+                versions[key]["download_uri"] = client.get_model_version_download_uri(name, str(version.version))
     answers = {"registered_models": models, "model_versions": versions}
     if prompts_found:
         answers["prompts"] = prompts_found
@@ -896,7 +957,8 @@ def read_prompt(client, name):
     for version in range(1, 3 if name == "summarise" else 2):
         prompt = load("prompts:/%s/%d" % (name, version))
         found["versions"][str(version)] = dict(
-            fields(prompt, "template commit_message creation_timestamp tags version_metadata aliases"))
+            fields(prompt, "template commit_message creation_timestamp tags version_metadata aliases")
+        )
     found["production"] = None
     if name == "summarise":
         found["production"] = str(load("prompts:/summarise@production").version)
@@ -913,7 +975,8 @@ def read(w):
         e = attempt("get experiment " + experiment_id, client.get_experiment, experiment_id)
         if e is not None:
             answers["experiments"][experiment_id] = fields(
-                e, "name artifact_location lifecycle_stage creation_time last_update_time tags")
+                e, "name artifact_location lifecycle_stage creation_time last_update_time tags"
+            )
     listing = []
     if hasattr(client, "search_experiments"):
         listing = client.search_experiments(view_type=ViewType.ALL)
@@ -928,10 +991,10 @@ def read(w):
     answers["search_runs"] = {}
     for experiment_id in answers["experiments"]:
         for view, name in ((ViewType.ACTIVE_ONLY, "active"), (ViewType.DELETED_ONLY, "deleted")):
-            found = attempt(
-                "search runs", client.search_runs, [experiment_id], "", run_view_type=view)
+            found = attempt("search runs", client.search_runs, [experiment_id], "", run_view_type=view)
             answers["search_runs"].setdefault(experiment_id, {})[name] = (
-                None if found is None else sorted(run_id_of(run) for run in found))
+                None if found is None else sorted(run_id_of(run) for run in found)
+            )
     if hasattr(client, "create_registered_model") and "model registry" not in REFUSED:
         answers.update(read_registry(client))
     if w.models:
@@ -983,7 +1046,8 @@ def read_sql_only(client, store, w):
                 "experiment_ids": sorted(store.get_dataset_experiment_ids(dataset.dataset_id)),
                 "records": sorted(
                     ({"inputs": r.inputs, "expectations": r.expectations, "tags": r.tags} for r in records),
-                    key=lambda r: json.dumps(r["inputs"], sort_keys=True)),
+                    key=lambda r: json.dumps(r["inputs"], sort_keys=True),
+                ),
             }
     return answers
 
@@ -1026,10 +1090,10 @@ def wait(seconds):
     CLOCK["now"] += seconds
 
 
-def train(w, experiment, name, params, losses, aucs, parent=None, tags=None):
+def train(w, experiment, name, params, losses, aucs, parent=None, tags=None, keys=("train/loss", "val/auc")):
     """A training run of the sample: params, a loss and a validation score per epoch."""
     wait(240)
-    every = {"mlflow.user": "ann", "mlflow.source.name": "train_churn.py", "mlflow.source.type": "LOCAL"}
+    every = {"mlflow.user": "ann", "mlflow.source.name": "train.py", "mlflow.source.type": "LOCAL"}
     every.update(tags or {})
     if parent:
         every["mlflow.parentRunId"] = parent
@@ -1039,9 +1103,9 @@ def train(w, experiment, name, params, losses, aucs, parent=None, tags=None):
     for epoch, loss in enumerate(losses):
         wait(20)
         now = int(time.time() * 1000)
-        w.client.log_metric(run_id, "train/loss", loss, now, epoch)
+        w.client.log_metric(run_id, keys[0], loss, now, epoch)
         if epoch < len(aucs):
-            w.client.log_metric(run_id, "val/auc", aucs[epoch], now, epoch)
+            w.client.log_metric(run_id, keys[1], aucs[epoch], now, epoch)
     return run_id
 
 
@@ -1107,72 +1171,162 @@ def sample():
     client.log_text(baseline, "tn=4312 fp=391\nfn=702 tp=638\n", "confusion_matrix.txt")
     client.set_terminated(baseline)
     sweep = train(
-        w, churn, "gbdt-sweep", {"model": "gbdt", "grid": "max_depth: [3, 6, 12]\nlearning_rate: [0.1]\n"}, [0.4], [0.83]
+        w,
+        churn,
+        "gbdt-sweep",
+        {"model": "gbdt", "grid": "max_depth: [3, 6, 12]\nlearning_rate: [0.1]\n"},
+        [0.4],
+        [0.83],
     )
     shallow = train(
-        w, churn, "gbdt-depth-3", {"max_depth": 3, "learning_rate": 0.1}, [0.58, 0.49, 0.44, 0.42],
-        [0.77, 0.80, 0.812, 0.815], sweep)
+        w,
+        churn,
+        "gbdt-depth-3",
+        {"max_depth": 3, "learning_rate": 0.1},
+        [0.58, 0.49, 0.44, 0.42],
+        [0.77, 0.80, 0.812, 0.815],
+        sweep,
+    )
     client.set_terminated(shallow)
     best = train(
-        w, churn, "gbdt-depth-6", {"max_depth": 6, "learning_rate": 0.1}, [0.55, 0.45, 0.41, 0.4],
-        [0.79, 0.82, 0.83, 0.8314], sweep, {"reviewed by": "Zoë"})
+        w,
+        churn,
+        "gbdt-depth-6",
+        {"max_depth": 6, "learning_rate": 0.1},
+        [0.55, 0.45, 0.41, 0.4],
+        [0.79, 0.82, 0.83, 0.8314],
+        sweep,
+        {"reviewed by": "Zoë"},
+    )
     client.set_terminated(best)
     broken = train(
-        w, churn, "gbdt-depth-12", {"max_depth": 12, "learning_rate": 10}, [0.9, 57.3, inf, nan],
-        [0.61, 0.5, nan], sweep)
+        w,
+        churn,
+        "gbdt-depth-12",
+        {"max_depth": 12, "learning_rate": 10},
+        [0.9, 57.3, inf, nan],
+        [0.61, 0.5, nan],
+        sweep,
+    )
     client.set_terminated(broken, "FAILED")
     client.set_terminated(sweep)
     wrong = train(w, churn, "wrong-labels", {"model": "gbdt"}, [0.1, 0.01], [0.99])
     client.set_terminated(wrong, "KILLED")
     client.delete_run(wrong)
 
-    schema = {"mlflow_colspec": [{"type": "double", "name": "tenure_months", "required": True},
-                                 {"type": "boolean", "name": "churned", "required": True}]}
-    customers = Dataset("customers-2025-10", "5b1f0c7e", "local", json.dumps({"uri": "data/customers-2025-10.parquet"}),
-                        schema=json.dumps(schema), profile=json.dumps({"num_rows": 6043, "num_elements": 12086}))
+    schema = {
+        "mlflow_colspec": [
+            {"type": "double", "name": "tenure_months", "required": True},
+            {"type": "boolean", "name": "churned", "required": True},
+        ]
+    }
+    customers = Dataset(
+        "customers-2025-10",
+        "5b1f0c7e",
+        "local",
+        json.dumps({"uri": "data/customers-2025-10.parquet"}),
+        schema=json.dumps(schema),
+        profile=json.dumps({"num_rows": 6043, "num_elements": 12086}),
+    )
     holdout = Dataset("customers-holdout", "c02a94d1", "s3", json.dumps({"uri": "s3://growth-data/holdout.parquet"}))
     for run_id in (baseline, best):
         client.log_inputs(run_id, [DatasetInput(customers, [InputTag("mlflow.data.context", "training")])])
     client.log_inputs(best, [DatasetInput(holdout, [InputTag("mlflow.data.context", "evaluation")])])
 
     model = client.create_logged_model(
-        churn, name="churn-gbdt", source_run_id=best, tags={"framework": "scikit-learn"},
-        params={"max_depth": "6", "learning_rate": "0.1"}, model_type="classifier")
+        churn,
+        name="churn-gbdt",
+        source_run_id=best,
+        tags={"framework": "scikit-learn"},
+        params={"max_depth": "6", "learning_rate": "0.1"},
+        model_type="classifier",
+    )
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(best, [LoggedModelOutput(model.model_id, 3)])
-    client.log_metric(best, "holdout/auc", 0.8271, int(time.time() * 1000), 3, dataset_name="customers-holdout",
-                      dataset_digest="c02a94d1", model_id=model.model_id)
+    client.log_metric(
+        best,
+        "holdout/auc",
+        0.8271,
+        int(time.time() * 1000),
+        3,
+        dataset_name="customers-holdout",
+        dataset_digest="c02a94d1",
+        model_id=model.model_id,
+    )
     nightly = train(w, churn, "nightly-scoring", {"model_uri": "models:/churn-model@champion"}, [0.41], [0.829])
     client.log_inputs(nightly, datasets=[], models=[LoggedModelInput(model.model_id)])
 
     client.create_registered_model("churn-model", {"owner": "ann"}, "Who will cancel next month?")
-    client.create_model_version("churn-model", "runs:/%s/model" % baseline, baseline, {"validation": "passed"},
-                                description="Logistic regression")
-    client.create_model_version("churn-model", "models:/" + model.model_id, best, {"validation": "passed"},
-                                description="Gradient boosting, depth 6", model_id=model.model_id)
+    client.create_model_version(
+        "churn-model",
+        "runs:/%s/model" % baseline,
+        baseline,
+        {"validation": "passed"},
+        description="Logistic regression",
+    )
+    client.create_model_version(
+        "churn-model",
+        "models:/" + model.model_id,
+        best,
+        {"validation": "passed"},
+        description="Gradient boosting, depth 6",
+        model_id=model.model_id,
+    )
     client.transition_model_version_stage("churn-model", "1", "Archived")
     client.transition_model_version_stage("churn-model", "2", "Production")
     client.set_registered_model_alias("churn-model", "champion", "2")
     client.register_prompt("support-answer", "Answer briefly: {{question}}", "First version")
-    client.register_prompt("support-answer", "Answer in two sentences, citing the terms.\n\nTerms: {{terms}}\nQuestion: {{question}}",
-                           "Cite the terms", tags={"reviewed": "yes"})
+    client.register_prompt(
+        "support-answer",
+        "Answer in two sentences, citing the terms.\n\nTerms: {{terms}}\nQuestion: {{question}}",
+        "Cite the terms",
+        tags={"reviewed": "yes"},
+    )
     client.set_prompt_alias("support-answer", "production", 2)
 
     wait(86400)
     terms = "A contract ends one month after notice; notice by e-mail is enough."
-    good, found = ask(w, support, "Can I cancel by e-mail?", terms, "Yes, an e-mail is enough. Your contract then ends a month later.", "chat-301")
+    good, found = ask(
+        w,
+        support,
+        "Can I cancel by e-mail?",
+        terms,
+        "Yes, an e-mail is enough. Your contract then ends a month later.",
+        "chat-301",
+    )
     poor, _ = ask(w, support, "Und wie kündige ich? 🙂", terms, "Per E-Mail.", "chat-301")
     ask(w, support, "Please list all my invoices.", "Invoices are kept for ten years.", None, "chat-302")
     judge = AssessmentSource("LLM_JUDGE", "openai:/gpt-5-mini")
     human = AssessmentSource("HUMAN", "zoe@example.com")
     wait(1800)
-    mlflow.log_feedback(trace_id=good, name="grounded", value=True, source=judge, rationale="The terms say so.", span_id=found)
+    mlflow.log_feedback(
+        trace_id=good, name="grounded", value=True, source=judge, rationale="The terms say so.", span_id=found
+    )
     mlflow.log_feedback(trace_id=good, name="helpfulness", value=0.9, source=judge, metadata={"prompt": "v2"})
-    mlflow.log_feedback(trace_id=poor, name="tone", value="too short", source=human, rationale="Greets nobody.\nSays nothing of the term.")
-    mlflow.log_feedback(trace_id=poor, name="grounded", source=judge, error=AssessmentError("RATE_LIMIT", "429 from the judge's endpoint"))
+    mlflow.log_feedback(
+        trace_id=poor,
+        name="tone",
+        value="too short",
+        source=human,
+        rationale="Greets nobody.\nSays nothing of the term.",
+    )
+    mlflow.log_feedback(
+        trace_id=poor,
+        name="grounded",
+        source=judge,
+        error=AssessmentError("RATE_LIMIT", "429 from the judge's endpoint"),
+    )
     mlflow.log_expectation(trace_id=good, name="must_mention", value=["e-mail", "one month"], source=human)
     mlflow.log_expectation(trace_id=good, name="facts", value={"notice_months": 1, "by_email": True}, source=human)
-    review = train(w, support, "prompt-review", {"prompt": "prompts:/support-answer/2"}, [0.3], [0.8])
+    review = train(
+        w,
+        support,
+        "prompt-review",
+        {"prompt": "prompts:/support-answer/2"},
+        [41.0, 38.5, 37.0],
+        [0.78, 0.84, 0.86],
+        keys=("answer/words", "judge/helpfulness"),
+    )
     client.set_terminated(review)
 
 

@@ -13,6 +13,8 @@ from mlflowctl.stores.files.points import BadLine, Points, for_sql, parse_lines,
 from mlflowctl.stores.files.rows import int_array
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from mlflowctl.stores.files.walk import Walk
@@ -25,7 +27,10 @@ _BATCH_ROWS = 131_072
 _WORTH_ARROW = 2048
 MAX_BAD_LINES = 100
 
+_Owner = tuple[str, str]
+"""A metric's key and its run."""
 _File = tuple[str, str, str, bytes]
+"""The same with the file's path and content."""
 
 
 class MetricFiles:
@@ -38,9 +43,10 @@ class MetricFiles:
         self._walk = walk
         self._files: list[_File] = []
         self._size = 0
+        self.full = False
 
     def add(self, run: str, key: str, path: str, data: bytes) -> None:
-        """One metric's file of one run."""
+        """One metric's file of one run. When ``full`` is true afterwards, ``flush`` comes next."""
         if not data:
             self._walk.normal("empty_metric_file")
             return
@@ -49,24 +55,26 @@ class MetricFiles:
             return
         self._files.append((key, run, path, data))
         self._size += len(data)
-        if self._size >= _CHUNK_BYTES or len(self._files) >= _CHUNK_FILES:
-            self.flush()
+        self.full = self._size >= _CHUNK_BYTES or len(self._files) >= _CHUNK_FILES
 
-    def flush(self) -> None:
-        """Give the rows of what is gathered."""
+    def flush(self) -> Iterator[None]:
+        """Give the rows of what is gathered; yields whenever a batch of them is ready."""
+        self.full = False
         files, self._files, self._size = self._files, [], 0
         if not files:
             return
         files.sort(key=itemgetter(0, 1))
         counts, points = self._parsed(files)
+        owners = [(key, run) for key, run, _, _ in files]
+        del files  # and with it the files' bytes, a quarter of the memory of a large one
         if not len(points.times):
             return
         values, nan = for_sql(points.values)
         tables = self._walk.tables
         if tables.wants("latest_metrics"):
-            self._latest(files, counts, points, values, nan)
+            self._latest(owners, counts, points, values, nan)
         if tables.wants("metrics"):
-            self._all(files, counts, points, values, nan)
+            yield from self._all(owners, counts, points, values, nan)
 
     def _parsed(self, files: list[_File]) -> tuple[NDArray[np.int64], Points]:
         data = b"".join([f[3] for f in files])
@@ -95,7 +103,7 @@ class MetricFiles:
         return read_points(self._walk, path, data)
 
     def _latest(
-        self, files: list[_File], counts: NDArray[np.int64], points: Points, values: NDArray[Any], nan: NDArray[Any]
+        self, files: list[_Owner], counts: NDArray[np.int64], points: Points, values: NDArray[Any], nan: NDArray[Any]
     ) -> None:
         holding = np.flatnonzero(counts)
         sizes = counts[holding]
@@ -122,14 +130,15 @@ class MetricFiles:
         )
 
     def _all(
-        self, files: list[_File], counts: NDArray[np.int64], points: Points, values: NDArray[Any], nan: NDArray[Any]
-    ) -> None:
+        self, files: list[_Owner], counts: NDArray[np.int64], points: Points, values: NDArray[Any], nan: NDArray[Any]
+    ) -> Iterator[None]:
         keys = sorted({f[0] for f in files})
         runs = sorted({f[1] for f in files})
         key_ranks = {key: rank for rank, key in enumerate(keys)}
         run_ranks = {run: rank for rank, run in enumerate(runs)}
+        key_of_row = np.repeat(np.array([key_ranks[f[0]] for f in files], np.int32), counts)
         columns = {
-            "key": int_array(np.repeat(np.array([key_ranks[f[0]] for f in files], np.int32), counts), pa.int32()),
+            "key": int_array(key_of_row, pa.int32()),
             "timestamp": int_array(points.times, pa.int64()),
             "step": int_array(points.steps, pa.int64()),
             "run_uuid": int_array(np.repeat(np.array([run_ranks[f[1]] for f in files], np.int32), counts), pa.int32()),
@@ -137,11 +146,12 @@ class MetricFiles:
             "is_nan": _booleans(nan),
         }
         rows = pa.RecordBatch.from_arrays(list(columns.values()), list(columns))
-        rows = rows.take(pc.sort_indices(rows, sort_keys=[(name, "ascending") for name in columns]))
-        repeated = _repeated(rows)
-        if repeated is not None:
-            self._walk.collapsed("duplicate_metric_point", pc.sum(repeated).as_py())
-            rows = rows.filter(pc.invert(repeated))
+        if not _increasing(key_of_row, points.times):
+            rows = rows.take(pc.sort_indices(rows, sort_keys=[(name, "ascending") for name in columns]))
+            repeated = _repeated(rows)
+            if repeated is not None:
+                self._walk.collapsed("duplicate_metric_point", pc.sum(repeated).as_py())
+                rows = rows.filter(pc.invert(repeated))
         key_names, run_names = pa.array(keys, pa.string()), pa.array(runs, pa.string())
         for start in range(0, rows.num_rows, _BATCH_ROWS):
             part = rows.slice(start, _BATCH_ROWS)
@@ -149,6 +159,12 @@ class MetricFiles:
             given["key"] = key_names.take(given["key"])
             given["run_uuid"] = run_names.take(given["run_uuid"])
             self._walk.tables.give("metrics", given)
+            yield
+
+
+def _increasing(keys: NDArray[np.int32], times: NDArray[np.int64]) -> bool:
+    """Whether each point is later than the one before, or of a later key: then nothing is to sort, nothing repeated."""
+    return bool(((keys[1:] > keys[:-1]) | (times[1:] > times[:-1]) & (keys[1:] == keys[:-1])).all())
 
 
 def _repeated(rows: pa.RecordBatch) -> pa.Array | None:

@@ -20,6 +20,7 @@ from mlflowctl.stores.files.tracking import STAGES
 from mlflowctl.stores.files.yamls import Fields, MalformedError
 
 if TYPE_CHECKING:
+    from mlflowctl.stores.files.ids import Ids
     from mlflowctl.stores.files.layout import ExperimentFolder
     from mlflowctl.stores.files.walk import Walk
 
@@ -49,8 +50,8 @@ class Finder:
         return os.path.exists(f"{experiment}/{entry}") or any(os.path.exists(f"{f}/{entry}") for f in self._folders)
 
 
-def give_models(walk: Walk, folder: ExperimentFolder, number: int, points: ModelPoints) -> Iterator[str]:
-    """Model after model of an experiment; yields each one's ID when its rows are given."""
+def give_models(walk: Walk, folder: ExperimentFolder, number: int, ids: Ids, *, points: ModelPoints) -> Iterator[None]:
+    """Model after model of an experiment; yields whenever rows may be ready."""
     if not walk.tables.wants(*_TABLES):
         return
     base = f"{folder.path}/{MODELS}"
@@ -76,7 +77,8 @@ def give_models(walk: Walk, folder: ExperimentFolder, number: int, points: Model
             for key, file, data in walk.files(f"{path}/{METRICS}"):
                 points.add(folder, (name, number, key), file, data)
         walk.muted = muted
-        yield name
+        ids.add(name, folder.path)
+        yield
 
 
 def _give_model(walk: Walk, folder: ExperimentFolder, number: int, name: str, path: str) -> bool:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from array import array
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from mlflowctl.core.errors import SourceError
 from mlflowctl.stores.api import Count, Reader, ReadReport, TableBatch
 from mlflowctl.stores.files import quick
-from mlflowctl.stores.files.layout import MODELS, RESERVED_IN_EXPERIMENT, TRACES, experiment_folders
+from mlflowctl.stores.files.ids import Ids, folders_in, runs_in
+from mlflowctl.stores.files.layout import MODELS, TRACES, experiment_folders
 from mlflowctl.stores.files.metrics import MetricFiles
 from mlflowctl.stores.files.models import Finder, ModelPoints, give_models
 from mlflowctl.stores.files.neighbours import check_is_store, notes_on_neighbours
@@ -126,7 +123,7 @@ class FilesReader(Reader):
         metrics = MetricFiles(walk)
         experiments, runs = Experiments(walk), Runs(walk, metrics, finder.model)
         opened: list[tuple[ExperimentFolder, int, bool]] = []
-        ids = _Ids("run")
+        ids = Ids("run")
         for folder in folders:
             found = experiments.open(folder)
             if found is None:
@@ -136,22 +133,20 @@ class FilesReader(Reader):
             walk.muted = not whole
             give_experiment_tags(walk, folder, number)
             if buffers.wants(*_RUN_TABLES):
-                for name in runs.give(folder, number):
-                    ids.add(name, folder)
+                for _ in runs.give(folder, number, ids):
                     yield from buffers.ready()
             walk.muted = False
-        metrics.flush()
-        yield from buffers.ready()
-        ids.report(walk, _runs_in)
+        for _ in metrics.flush():
+            yield from buffers.ready()
+        ids.report(walk, runs_in)
         points = ModelPoints(walk, finder)
         for give, ids, names_in in (
-            (give_traces, _Ids("trace"), _folders_in(TRACES)),
-            (lambda w, f, n: give_models(w, f, n, points), _Ids("logged model"), _folders_in(MODELS)),
+            (give_traces, Ids("trace"), folders_in(TRACES)),
+            (partial(give_models, points=points), Ids("logged model"), folders_in(MODELS)),
         ):
             for folder, number, whole in opened:
                 walk.muted = not whole
-                for name in give(walk, folder, number):
-                    ids.add(name, folder)
+                for _ in give(walk, folder, number, ids):
                     yield from buffers.ready()
                 walk.muted = False
             ids.report(walk, names_in)
@@ -163,48 +158,3 @@ class FilesReader(Reader):
 
     def close(self) -> None:
         """Nothing is held open."""
-
-
-class _Ids:
-    """Finds an ID that stands in two experiments, with eight bytes of memory an ID.
-
-    Hashes that occur twice are looked up by name in the end, in the folders where they came from.
-    """
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._hashes = array("q")
-        self._folders: dict[str, ExperimentFolder] = {}
-
-    def add(self, name: str, folder: ExperimentFolder) -> None:
-        self._hashes.append(hash(name))
-        self._folders.setdefault(folder.path, folder)
-
-    def report(self, walk: Walk, names_in: Callable[[str], list[str]]) -> None:
-        if len(self._folders) < 2:
-            return
-        hashes, counts = np.unique(np.frombuffer(self._hashes, np.int64), return_counts=True)
-        again = set(hashes[counts > 1].tolist())
-        if not again:
-            return
-        places: dict[str, list[str]] = defaultdict(list)
-        for path in self._folders:
-            for name in names_in(path):
-                if hash(name) in again:
-                    places[name].append(path)
-        for name, paths in sorted(places.items()):
-            if len(paths) > 1:
-                rule = f"{self._what.replace(' ', '_')}_id_twice"
-                others = " and ".join(paths[:-1])
-                walk.trouble(rule, paths[-1], f"holds the {self._what} {name}, which lies in {others} too")
-
-
-def _runs_in(path: str) -> list[str]:
-    return [n for n in os.listdir(path) if n not in RESERVED_IN_EXPERIMENT and os.path.exists(f"{path}/{n}/meta.yaml")]
-
-
-def _folders_in(sub: str) -> Callable[[str], list[str]]:
-    def names(path: str) -> list[str]:
-        return os.listdir(f"{path}/{sub}") if os.path.isdir(f"{path}/{sub}") else []
-
-    return names

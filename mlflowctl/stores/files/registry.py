@@ -24,8 +24,8 @@ _TABLES = (
 _LARGEST_VERSION = (1 << 31) - 1
 
 
-def give_registry(walk: Walk) -> Iterator[str]:
-    """Model after model; yields each one's name when its rows are given."""
+def give_registry(walk: Walk) -> Iterator[None]:
+    """Model after model; yields whenever rows may be ready."""
     if not walk.tables.wants(*_TABLES):
         return
     base = f"{walk.root}/{MODELS}"
@@ -43,7 +43,7 @@ def give_registry(walk: Walk) -> Iterator[str]:
                 walk.normal("foreign_folder")
             continue
         _give_model(walk, name, path, versions)
-        yield name
+        yield
 
 
 def _give_model(walk: Walk, folder: str, path: str, versions: list[str]) -> None:

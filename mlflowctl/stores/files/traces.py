@@ -18,6 +18,7 @@ from mlflowctl.stores.files.pairs import add_pairs, as_text, read_pairs
 from mlflowctl.stores.files.yamls import Fields, MalformedError
 
 if TYPE_CHECKING:
+    from mlflowctl.stores.files.ids import Ids
     from mlflowctl.stores.files.layout import ExperimentFolder
     from mlflowctl.stores.files.walk import Walk
 
@@ -42,8 +43,8 @@ _DURATION = re.compile(r"(-?)(\d+)(?:\.(\d{1,9}))?s")
 _BIGINT = range(-(1 << 63), 1 << 63)
 
 
-def give_traces(walk: Walk, folder: ExperimentFolder, number: int) -> Iterator[str]:
-    """Trace after trace of an experiment; yields each one's ID when its rows are given."""
+def give_traces(walk: Walk, folder: ExperimentFolder, number: int, ids: Ids) -> Iterator[None]:
+    """Trace after trace of an experiment; yields whenever rows may be ready."""
     if not walk.tables.wants(*_TABLES):
         return
     base = f"{folder.path}/{TRACES}"
@@ -61,7 +62,8 @@ def give_traces(walk: Walk, folder: ExperimentFolder, number: int) -> Iterator[s
                 )
         else:
             _give_trace(walk, folder, number, name, path)
-            yield name
+            ids.add(name, folder.path)
+            yield
 
 
 def _give_trace(walk: Walk, folder: ExperimentFolder, number: int, name: str, path: str) -> None:

@@ -28,6 +28,7 @@ from mlflowctl.stores.files.walk import read_bytes
 from mlflowctl.stores.files.yamls import Fields, MalformedError
 
 if TYPE_CHECKING:
+    from mlflowctl.stores.files.ids import Ids
     from mlflowctl.stores.files.layout import ExperimentFolder
     from mlflowctl.stores.files.metrics import MetricFiles
     from mlflowctl.stores.files.walk import Walk
@@ -142,8 +143,8 @@ class Runs:
         self._metrics = metrics
         self._has_model = has_model
 
-    def give(self, folder: ExperimentFolder, number: int) -> Iterator[str]:
-        """Run after run; yields each one's name when its rows are given."""
+    def give(self, folder: ExperimentFolder, number: int, ids: Ids) -> Iterator[None]:
+        """Run after run; yields whenever rows may be ready."""
         walk = self._walk
         inputs = None
         if walk.tables.wants("datasets", "inputs", "input_tags"):
@@ -165,16 +166,19 @@ class Runs:
             if TAGS in names:
                 give_pairs(walk, "tags", f"{path}/{TAGS}", {"run_uuid": name})
             if METRICS in names and walk.tables.wants("metrics", "latest_metrics"):
-                add = self._metrics.add
+                metrics = self._metrics
                 for key, file, data in walk.files(f"{path}/{METRICS}"):
-                    add(name, key, file, data)
+                    metrics.add(name, key, file, data)
+                    if metrics.full:
+                        yield from metrics.flush()
             if inputs is not None and (INPUTS in names or OUTPUTS in names):
                 inputs.give(name, path)
             for other in names:
                 if other not in KNOWN_IN_RUN:
                     walk.normal("unknown_entry_in_run_folder")
             walk.muted = muted
-            yield name
+            ids.add(name, folder.path)
+            yield
 
     def _without_meta(self, name: str, path: str, names: list[str]) -> None:
         walk = self._walk

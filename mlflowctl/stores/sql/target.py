@@ -281,13 +281,13 @@ class Target:
     def refused(self, bad: Exception, what: str) -> TargetError:
         """The database's own words as a TargetError."""
         text = redact_text(str(bad)).strip()
-        full = re.search(r"no space|disk.*full|is full", text, re.IGNORECASE)
+        full = re.search(r"no space|disk.*full|is full|disk i/o error|file too large", text, re.IGNORECASE)
         gone = re.search(
             r"server closed|connection.*(lost|closed|refused)|gone away|terminating connection", text, re.IGNORECASE
         )
         if full:
             return TargetError(
-                "The target's disk is full.",
+                "The target's disk is full, or a limit on the size of files was met.",
                 where=self.uri.redacted,
                 why=text,
                 next_step="Free space, then run the same command.",
