@@ -37,6 +37,9 @@ VERSION_TABLES = {"tracking": "alembic_version", "auth": "alembic_version_auth"}
 NOWHERE = {("auth", "mysql")}
 BASE = "base"
 
+# A constraint among the items of SQLite's CREATE TABLE: its name, its first word and what is in its parentheses.
+CONSTRAINT = re.compile(r"(?is)(?:CONSTRAINT\s+(\S+)\s+)?(PRIMARY|UNIQUE|FOREIGN|CHECK)\b[^(]*\((.*)$")
+
 Tables = dict[str, dict[str, Any]]
 
 
@@ -201,7 +204,7 @@ def read_sqlite(connection: sa.Connection) -> Tables:
             "foreign_keys": sorted(foreign_keys, key=lambda link: str(link["columns"])),
             "checks": checks,
             "triggers": [row["name"] for row in late if row["type"] == "trigger"],
-            "create": [sql],
+            "create": [in_one_order(sql)],
             "finish": [row["sql"] for row in late],
             "link": [],
         }
@@ -213,8 +216,8 @@ def sqlite_constraints(sql: str) -> tuple[dict[tuple[str, tuple[str, ...]], str]
     names: dict[tuple[str, tuple[str, ...]], str] = {}
     checks = []
     for item in outer_items(sql[sql.index("(") + 1 : sql.rindex(")")]):
-        match = re.match(r"(?is)(?:CONSTRAINT\s+(\S+)\s+)?(UNIQUE|FOREIGN|CHECK)\b[^(]*\((.*)$", item)
-        if not match:
+        match = CONSTRAINT.match(item)
+        if not match or match.group(2).upper() == "PRIMARY":
             continue
         name = match.group(1).strip('"`[]') if match.group(1) else None
         word = match.group(2).upper()
@@ -224,6 +227,25 @@ def sqlite_constraints(sql: str) -> tuple[dict[tuple[str, tuple[str, ...]], str]
             listed = match.group(3).split(")")[0].split(",")
             names[word, tuple(part.strip().strip('"`[]') for part in listed)] = name
     return names, sorted(checks, key=lambda check: str(check["name"]))
+
+
+def in_one_order(sql: str) -> str:
+    """Sort the constraints of a CREATE TABLE: Alembic takes them from sets, so that their order is chance."""
+    body = sql[sql.index("(") + 1 : sql.rindex(")")]
+    items = list(outer_items(body))
+    first = next((i for i, item in enumerate(items) if CONSTRAINT.match(item)), len(items))
+    if not all(CONSTRAINT.match(item) for item in items[first:]):
+        raise ValueError(f"a column after a constraint: {sql}")
+    words = ("PRIMARY", "UNIQUE", "FOREIGN", "CHECK")
+    constraints = sorted(items[first:], key=lambda item: (words.index(word_of(item)), item))
+    return sql[: sql.index("(")] + "(\n\t" + ", \n\t".join(items[:first] + constraints) + "\n)"
+
+
+def word_of(item: str) -> str:
+    """The first word of a constraint after its name."""
+    match = CONSTRAINT.match(item)
+    assert match, item
+    return match.group(2).upper()
 
 
 def outer_items(body: str) -> Iterator[str]:
@@ -616,9 +638,6 @@ def main() -> None:
     parser.add_argument("--only-revisions", nargs="+", default=[], metavar="REV")
     parser.add_argument("--releases", type=Path, metavar="CSV", help="the releases with their heads: revisions.csv")
     arguments = parser.parse_args()
-    if os.environ.get("PYTHONHASHSEED") != "0":
-        # SQLAlchemy keeps constraints in sets: with it the order in which Alembic writes them for SQLite is chance.
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONHASHSEED": "0"})  # noqa: S606
     logging.disable(logging.INFO)
     skip_auth_app()
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -111,6 +111,15 @@ def _migrate_chain(
             "revision": revision,
             "mlflow_version": schemas.last_version_of(chain, revision),
         }
+        if chain == "auth" and target.kind == "mysql":
+            result.status = "refused"
+            raise TargetError(
+                "MLflow keeps no users and permissions on MySQL or MariaDB.",
+                where=target_uri.redacted,
+                why="Its own scripts fail there: two foreign keys have one name.",
+                next_step="Name a SQLite or PostgreSQL database with --auth-to.",
+                kind="unsupported_store",
+            )
         standing = target.standing()
         if standing.state == "foreign":
             result.status = "refused"
@@ -373,7 +382,10 @@ def _finish(
     started = time.perf_counter()
     if the_plan.experiment_ids and any(o != n for o, n in the_plan.experiment_ids.items()):
         result.renumbered["file"] = _write_id_map(the_plan.experiment_ids, record.id)
-    final = schemas.schema_at(target.chain, _dialect(target.kind), str(result.target["revision"]))
+    final_revision = str(result.target["revision"])
+    if not schemas.known(target.chain, final_revision):
+        final_revision = schemas.revisions(target.chain)[-1].id
+    final = schemas.schema_at(target.chain, _dialect(target.kind), final_revision)
     document = {
         **record.document,
         "hashes": {n: {"rows": h.rows, "hash": h.hexdigest} for n, h in hashes.items()},

@@ -140,10 +140,11 @@ def test_a_half_applied_upgrade_is_recognised(tmp_path: Path) -> None:
 
 
 def test_malformed_files_are_all_named_and_nothing_looks_finished(sample: Path, tmp_path: Path) -> None:
-    metrics = sorted(p for p in sample.glob("*/*/metrics/*") if p.is_file())
-    metas = [metrics[0].parent.parent / "meta.yaml", metrics[-1].parent.parent / "meta.yaml"]
+    runs = sorted(p.parent for p in sample.glob("[0-9]*/*/metrics") if any(f.is_file() for f in p.rglob("*")))
+    point_file = next(f for f in sorted((runs[1] / "metrics").rglob("*")) if f.is_file())
+    metas = [runs[0] / "meta.yaml", runs[1] / "meta.yaml"]
     metas[0].write_text("run_id: [unclosed")
-    metrics[-1].write_text("not a point\n")
+    point_file.write_text("not a point\n")
     before = digest(sample)
     outcome = run("migrate", "--from", str(sample), cwd=tmp_path)
     check(outcome, 4, "malformed_file")

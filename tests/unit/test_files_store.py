@@ -274,6 +274,14 @@ class TestQuickFacts:
         facts = open_files(store.root).quick_facts()
         assert facts.suggestions == (("/nowhere/mlruns", str(store.root.resolve())),)
 
+    def test_a_location_that_a_person_chose_is_not_mapped(self, store: StoreBuilder) -> None:
+        store.experiment(artifact_location="/nowhere/chosen")
+        store.run(artifact_uri=f"/nowhere/chosen/{RUN}/artifacts")
+        store.write(f"1/{RUN}/artifacts/a", b"1")
+        facts = open_files(store.root).quick_facts()
+        assert [(r.uri, r.experiments_and_runs) for r in facts.roots] == [("/nowhere/chosen", 2)]
+        assert facts.suggestions == ()
+
     def test_no_mapping_without_artifacts_or_for_what_exists(self, store: StoreBuilder, tmp_path: Path) -> None:
         assert open_files(store.root).quick_facts().suggestions == ()
         (tmp_path / "there").mkdir()

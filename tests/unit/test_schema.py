@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -211,7 +212,7 @@ def test_the_fresh_rows_are_the_default_workspace_alone() -> None:
 def test_rewrites_name_what_the_schemas_have() -> None:
     for chain in CHAINS:
         order = ids(chain)
-        for start, end in zip(order, order[1:], strict=False):
+        for start, end in pairwise(order):
             tables = schema.schema_at(chain, "sqlite", end).tables
             for table, columns in schema.rewritten(chain, start, end).items():
                 assert columns - {"*"} <= {c.name for c in tables[table].columns}, (end, table)
@@ -236,7 +237,7 @@ def test_rewrites_add_up_over_the_upgrade_and_end_with_it() -> None:
 def test_only_these_columns_were_ever_renamed_or_dropped() -> None:
     gone = set()
     order = ids("tracking")
-    for start, end in zip(order, order[1:], strict=False):
+    for start, end in pairwise(order):
         before, after = (schema.schema_at("tracking", "sqlite", revision).tables for revision in (start, end))
         assert set(before) <= set(after), end
         for name, table in before.items():

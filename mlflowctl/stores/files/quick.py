@@ -70,7 +70,7 @@ def quick_facts(path: Path) -> QuickFacts:
     """
     root = str(path)
     files = size = 0
-    locations: Counter[str] = Counter()
+    locations: Counter[tuple[str, bool]] = Counter()
     for folder in experiment_folders(root):
         names = _names(folder.path)
         runs = [n for n in names if n not in RESERVED_IN_EXPERIMENT]
@@ -84,17 +84,19 @@ def quick_facts(path: Path) -> QuickFacts:
                 count, found = _size_below(f"{base}/{owner}/{ARTIFACTS}")
                 files += count
                 size += found
-    roots = tuple(
-        RecordedRoot(printable(uri), count, _exists(uri))
-        for uri, count in sorted(locations.items(), key=lambda r: -r[1])
-    )
+    uris: Counter[str] = Counter()
+    for (uri, _), count in locations.items():
+        uris[uri] += count
+    roots = tuple(RecordedRoot(printable(uri), count, _exists(uri)) for uri, count in uris.most_common())
     suggestions = []
     if files:
-        suggestions = [(r.uri, _new_root(r.uri, path)) for r in roots if r.exists is False]
+        # A location that a person chose for an experiment says nothing of where this folder came from.
+        own = {printable(uri) for uri, is_root in locations if is_root}
+        suggestions = [(r.uri, _new_root(r.uri, path)) for r in roots if r.exists is False and r.uri in own]
     return QuickFacts(ArtifactsUnderSource(files, size), roots, tuple(suggestions))
 
 
-def _count_root(locations: Counter[str], folder: str, field: str, *ends: tuple[str, ...]) -> None:
+def _count_root(locations: Counter[tuple[str, bool]], folder: str, field: str, *ends: tuple[str, ...]) -> None:
     try:
         uri = Fields(read_bytes(f"{folder}/{META}")).text(field)
     except (OSError, MalformedError):
@@ -102,12 +104,13 @@ def _count_root(locations: Counter[str], folder: str, field: str, *ends: tuple[s
     if not uri:
         return
     parts = re.split(r"([/\\])", uri.rstrip("/\\"))
-    # What MLflow appends to a root is cut off; a location that a person chose stands for itself.
+    # What MLflow appends is cut off. After the first end what is left is a root of a whole store; after the second, or
+    # without an end, it is a location that a person chose for one experiment.
     for end in ends:
         if tuple(parts[-2 * len(end) :][1::2]) == end:
-            uri = "".join(parts[: -2 * len(end)])
-            break
-    locations[uri] += 1
+            locations["".join(parts[: -2 * len(end)]), end == ends[0]] += 1
+            return
+    locations[uri, False] += 1
 
 
 def _exists(uri: str) -> bool | None:

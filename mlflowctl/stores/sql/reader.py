@@ -23,7 +23,15 @@ _CORE_TABLES = {"tracking": ("experiments", "runs", "metrics"), "auth": ("users"
 class SqlReader(Reader):
     """A SQL store, opened by its backend at one instant."""
 
-    def __init__(self, backend: Backend, chain: Chain, *, notes: Sequence[str] = (), check_types: bool = True) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        chain: Chain,
+        *,
+        notes: Sequence[str] = (),
+        check_types: bool = True,
+        lifted: bool = False,
+    ) -> None:
         self.backend = backend
         self.kind = backend.dialect
         self.uri = backend.uri.redacted
@@ -32,14 +40,15 @@ class SqlReader(Reader):
         self.report = ReadReport(notes=list(notes))
         self._check_types = check_types
         catalog = backend.catalog()
-        self.revision = _revision(backend, chain, catalog)
+        self.revision = _revision(backend, chain, catalog, beyond_data=lifted)
         self.schema = self._actual_schema(catalog)
 
     def _actual_schema(self, catalog: Mapping[str, tuple[str, ...]]) -> Schema:
         """The revision's schema, narrowed to what this database really has; what is beyond it is reported."""
-        known = schemas.schema_at(self.chain, self.backend.dialect, self.revision)
+        known = self._known_schema()
+        beyond = known.revision != self.revision
         lost = [name for name in known.tables if name not in catalog]
-        if lost:
+        if lost and not beyond:
             raise SourceError(
                 f"The source says revision {self.revision} but lacks {', '.join(sorted(lost))}.",
                 where=self.uri,
@@ -49,9 +58,13 @@ class SqlReader(Reader):
             )
         tables = {}
         for name, table in known.tables.items():
+            if name in lost:
+                continue
             there = set(catalog[name])
             columns = tuple(c for c in table.columns if c.name in there)
             for column in table.columns:
+                if beyond:
+                    break
                 if column.name not in there and not column.nullable and column.default is None and not column.computed:
                     raise SourceError(
                         f"The source says revision {self.revision} but {name} lacks the column {column.name}.",
@@ -60,7 +73,7 @@ class SqlReader(Reader):
                         next_step="Restore the backup from before that upgrade, or add the column.",
                         kind="half_applied_revision",
                     )
-            for extra in sorted(there - {c.name for c in table.columns}):
+            for extra in () if beyond else sorted(there - {c.name for c in table.columns}):
                 rows = self.backend.rows(
                     f"SELECT count({self.backend.quote(extra)}) AS n FROM {self.backend.quote(name)}"
                 )[0]["n"]
@@ -68,8 +81,34 @@ class SqlReader(Reader):
                     NotCarried(f"column {name}.{extra}", int(rows), "no column of MLflow at this revision")
                 )
             tables[name] = replace(table, columns=columns)
-        self._report_other_tables(catalog, set(known.tables))
+        if not beyond:
+            self._report_other_tables(catalog, set(known.tables))
         return replace(known, tables=tables)
+
+    def _known_schema(self) -> Schema:
+        """The data's schema of the revision, or of the last one before it that the data knows.
+
+        The latter happens to a target lifted by an MLflow newer than this mlflowctl: it is read as far as it is known.
+
+        Raises:
+            SourceError: the users' database is on MySQL, for which MLflow has no such schema.
+        """
+        if self.chain == "auth" and self.backend.dialect == "mysql":
+            raise SourceError(
+                "MLflow keeps no users and permissions on MySQL or MariaDB.",
+                where=self.uri,
+                why="Its own scripts fail there: two foreign keys have one name.",
+                next_step="Name the SQLite or PostgreSQL database of the basic-auth app.",
+                kind="unsupported_store",
+            )
+        if schemas.known(self.chain, self.revision):
+            return schemas.schema_at(self.chain, self.backend.dialect, self.revision)
+        installed = schemas.installed_revisions(self.chain)
+        before = [r for r in installed[: installed.index(self.revision)] if schemas.known(self.chain, r)]
+        self.report.notes.append(
+            f"Revision {self.revision} is newer than mlflowctl's data: tables and columns were compared as of {before[-1]}."
+        )
+        return schemas.schema_at(self.chain, self.backend.dialect, before[-1])
 
     def _report_other_tables(self, catalog: Mapping[str, tuple[str, ...]], ours: set[str]) -> None:
         chains: tuple[Chain, ...] = ("tracking", "auth")
@@ -77,11 +116,7 @@ class SqlReader(Reader):
         other_chain: set[str] = set()
         for chain in chains:
             if chain != self.chain and schemas.version_table(chain) in catalog:
-                other_chain = {
-                    t
-                    for r in schemas.revisions(chain)
-                    for t in schemas.schema_at(chain, self.backend.dialect, r.id).tables
-                }
+                other_chain = set(schemas.tables_ever(chain))
         for name in sorted(set(catalog) - ours - bookkeeping):
             if name in other_chain:
                 if self.chain == "tracking":
@@ -125,7 +160,7 @@ class SqlReader(Reader):
         self.backend.close()
 
 
-def _revision(backend: Backend, chain: Chain, catalog: Mapping[str, tuple[str, ...]]) -> str:
+def _revision(backend: Backend, chain: Chain, catalog: Mapping[str, tuple[str, ...]], *, beyond_data: bool) -> str:
     """The one revision of the chain that the database names.
 
     Raises:
@@ -147,8 +182,8 @@ def _revision(backend: Backend, chain: Chain, catalog: Mapping[str, tuple[str, .
     named: list[str] = []
     if version_table in catalog:
         named = [row["version_num"] for row in backend.rows(f"SELECT version_num FROM {backend.quote(version_table)}")]
-    ours = [r for r in named if schemas.known(chain, r)]
     installed = set(schemas.installed_revisions(chain))
+    ours = [r for r in named if schemas.known(chain, r) or (beyond_data and r in installed)]
     if len(ours) > 1:
         raise SourceError(
             f"The database names several revisions of MLflow at once: {', '.join(ours)}.",

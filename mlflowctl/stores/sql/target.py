@@ -105,11 +105,7 @@ class Target:
 
     def _standing_of(self, backend: WriteBackend) -> Standing:
         catalog = backend.catalog()
-        ours = {
-            t
-            for r in schemas.revisions(self.chain)
-            for t in schemas.schema_at(self.chain, backend.dialect, r.id).tables
-        }
+        ours = schemas.tables_ever(self.chain)
         there = tuple(sorted(ours & set(catalog)))
         record = _latest(backend, self.chain) if JOURNAL_TABLE in catalog else None
         if record is not None and record.state == "complete":
@@ -348,7 +344,7 @@ class Target:
         """Read back what was written, as any store is read. On SQLite over the same connection."""
         if self.kind == "sqlite":
             return _BorrowedReader(self.backend, self.chain)
-        return SqlReader(_open_server(self.uri), self.chain, check_types=False)
+        return SqlReader(_open_server(self.uri), self.chain, check_types=False, lifted=True)
 
     def child_url(self) -> str:
         """The SQLAlchemy URL under which a child process upgrades the target."""
@@ -422,7 +418,7 @@ class _BorrowedReader(SqlReader):
     """A reader over the writer's own connection, which stays open."""
 
     def __init__(self, backend: WriteBackend, chain: Chain) -> None:
-        super().__init__(backend, chain, check_types=False)
+        super().__init__(backend, chain, check_types=False, lifted=True)
 
     def close(self) -> None:
         """The writer closes the connection."""
