@@ -247,6 +247,11 @@ _RULES: tuple[tuple[str, Callable[[], Rule], frozenset[str]], ...] = (
 )
 
 
+# Tables of the users' chain that e5f6a7b8c9d0 fills from the permission tables, for which there is no rule: the
+# permission tables themselves stay and are compared.
+_MADE_OF_OTHERS = frozenset({"roles", "role_permissions", "user_role_assignments"})
+
+
 def plan(source: Schema, target: Schema) -> Lift:
     """How ``source``'s rows stand at ``target``'s revision (later or the same), and what can be compared."""
     lifted = Lift()
@@ -268,6 +273,10 @@ def plan(source: Schema, target: Schema) -> Lift:
     made = {rule.makes for rule in lifted.rules}
     sources = {lifted.renamed.get(name, name): table for name, table in source.tables.items()}
     for name, table in target.tables.items():
+        if name not in sources and name in _MADE_OF_OTHERS and source.revision != target.revision:
+            columns = tuple(c.name for c in table.columns if not c.computed)
+            lifted.comparisons[name] = TableComparison(name, {}, table.primary_key, columns)
+            continue
         if name not in sources and name not in made:
             _take_new_table(lifted, target, name, table, covered=source.revision != target.revision)
             continue

@@ -487,9 +487,7 @@ def _take_transforms(transforms: Transforms, result: MigrateResult) -> None:
         if isinstance(transform, ArtifactTransform):
             result.artifacts["mapped"] = transform.report()
         elif isinstance(transform, NegativeZeroTransform) and transform.rows:
-            result.explained = [
-                {"rule": "negative_zero", "rows": transform.rows, "text": "SQLite cannot hold -0.0 and keeps it as 0.0"}
-            ]
+            result.explained = [transform.explanation()]
         elif isinstance(transform, RenumberTransform):
             result.renumbered["experiments"] = sum(old != new for old, new in transform.ids.items())
 

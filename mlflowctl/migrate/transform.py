@@ -120,7 +120,8 @@ class ArtifactTransform(Transform):
         for mapping in self.mappings:
             rest = text[len(mapping.old) :]
             if text.startswith(mapping.old) and (not rest or rest[0] in "/\\" or mapping.old.endswith(("/", ":"))):
-                return mapping.new + rest, mapping
+                # A Windows path goes on with backslashes, which no other place understands.
+                return mapping.new + (rest.replace("\\", "/") if rest.startswith("\\") else rest), mapping
         if self.reroot is not None:
             end = _own_end(text)
             if end is not None:
@@ -269,7 +270,7 @@ class RenumberTransform(Transform):
 
 
 class NegativeZeroTransform(Transform):
-    """SQLite stores -0.0 as 0.0 (its reals with a whole value are kept as integers); here that is done knowingly."""
+    """SQLite and MariaDB keep -0.0 as 0.0 (SQLite's whole reals are integers on disk); here it is done knowingly."""
 
     def __init__(self, schema: Schema) -> None:
         self._columns = {name: [c.name for c in t.columns if c.kind == "float"] for name, t in schema.tables.items()}
@@ -290,6 +291,11 @@ class NegativeZeroTransform(Transform):
                 self.rows += count
                 rows = _with_column(rows, name, pc.if_else(negative, pa.scalar(0.0), column))
         return batch if rows is batch.rows else TableBatch(batch.table, rows)
+
+    def explanation(self) -> dict[str, object]:
+        """One entry of a document's ``explained``."""
+        text = "SQLite and MariaDB cannot hold -0.0 and keep it as 0.0"
+        return {"rule": "negative_zero", "rows": self.rows, "text": text}
 
 
 def _each(column: pa.Array, change: Callable[[str], str]) -> pa.Array:

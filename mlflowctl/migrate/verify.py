@@ -40,7 +40,7 @@ def transforms_of(document: Mapping[str, Any], schema: Schema, target_kind: str)
     ids = {int(old): int(new) for old, new in document.get("experiment_ids", {}).items()}
     if ids:
         chosen.append(RenumberTransform(ids, schema))
-    if target_kind == "sqlite":
+    if target_kind in ("sqlite", "mysql"):
         chosen.append(NegativeZeroTransform(schema))
     return Transforms(chosen, schema)
 
@@ -124,9 +124,7 @@ def compare_stores(
             result.truncated = result.truncated or cut
     for transform in transforms.transforms:
         if isinstance(transform, NegativeZeroTransform) and transform.rows:
-            result.explained.append(
-                {"rule": "negative_zero", "rows": transform.rows, "text": "SQLite cannot hold -0.0 and keeps it as 0.0"}
-            )
+            result.explained.append(transform.explanation())
     result.source = {"uri": source.uri, "kind": source.kind, "revision": source.revision}
     result.target = {
         "uri": target.uri,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mlflowctl.stores.files.walk import Walk
 
-# About 100,000 points; a single larger file makes a larger chunk (some 120 bytes of memory a point).
+# About 100,000 points; a single larger file makes a larger chunk (some 130 bytes of memory a point).
 _CHUNK_BYTES = 3 << 20
 _CHUNK_FILES = 20_000
 _BATCH_ROWS = 131_072

@@ -105,8 +105,8 @@ class MysqlBackend(WriteBackend):
 
     def stream(self, table: str, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
         schema = arrow_schema(columns)
-        # A sum with a double shows every bit; a bare FLOAT column comes rounded to six digits.
-        cells = ", ".join(f"({self.quote(c.name)} + 0e0)" if c.kind == "float" else self.quote(c.name) for c in columns)
+        # A product with a double shows every bit; a bare FLOAT column comes rounded to six digits.
+        cells = ", ".join(f"({self.quote(c.name)} * 1e0)" if c.kind == "float" else self.quote(c.name) for c in columns)
         with self._connection.cursor(self._cursors.SSCursor) as cursor:
             cursor.execute(f"SELECT {cells} FROM {self.quote(table)}")
             while rows := cursor.fetchmany(_FETCH_ROWS):
