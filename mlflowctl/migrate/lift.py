@@ -274,8 +274,8 @@ def plan(source: Schema, target: Schema) -> Lift:
     sources = {lifted.renamed.get(name, name): table for name, table in source.tables.items()}
     for name, table in target.tables.items():
         if name not in sources and name in _MADE_OF_OTHERS and source.revision != target.revision:
-            columns = tuple(c.name for c in table.columns if not c.computed)
-            lifted.comparisons[name] = TableComparison(name, {}, table.primary_key, columns)
+            unproven = tuple(c.name for c in table.unproven if not c.computed)
+            lifted.comparisons[name] = TableComparison(name, {}, table.primary_key, unproven)
             continue
         if name not in sources and name not in made:
             _take_new_table(lifted, target, name, table, covered=source.revision != target.revision)
