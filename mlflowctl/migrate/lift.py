@@ -274,7 +274,7 @@ def plan(source: Schema, target: Schema) -> Lift:
     sources = {lifted.renamed.get(name, name): table for name, table in source.tables.items()}
     for name, table in target.tables.items():
         if name not in sources and name in _MADE_OF_OTHERS and source.revision != target.revision:
-            unproven = tuple(c.name for c in table.unproven if not c.computed)
+            unproven = tuple(c.name for c in table.columns if not c.computed)
             lifted.comparisons[name] = TableComparison(name, {}, table.primary_key, unproven)
             continue
         if name not in sources and name not in made:

@@ -98,6 +98,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sa.Engi
     engine.dispose()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chain", get_args(Chain))
 def test_alembic_and_the_scripts_text_give_one_chain(chain: Chain) -> None:
     assert tuple(builder().in_order(chain)) == schema.installed_revisions(chain)

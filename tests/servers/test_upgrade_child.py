@@ -19,6 +19,9 @@ from tests.servers.test_schema_data import HEAD, SERVERS, database, make, pooled
 
 __all__ = ["database"]
 
+# Each starts MLflow at least once.
+pytestmark = pytest.mark.slow
+
 CHILD = Path(children.__file__).with_name("upgrade.py")
 
 
@@ -60,7 +63,6 @@ def after(revision: str, end: str, chain: Chain = "tracking") -> list[str]:
     return order[order.index(revision) + 1 : order.index(end) + 1]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("revision", ["base", "90e64c465722", "97727af70f4d", "0584bdc529eb"])
 @pytest.mark.parametrize("database", SERVERS, indirect=True)
 def test_a_store_of_an_old_release_ends_at_the_schema_of_the_newest(database: sa.Engine, revision: str) -> None:
