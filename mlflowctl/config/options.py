@@ -254,7 +254,7 @@ JOBS = Option(
     "jobs",
     "migrate",
     Kind.INTEGER,
-    "Work on so many things at once.",
+    "Work on so many things at once (1: read, hash and write in turn).",
     default=_cores,
     default_text="the number of CPU cores",
     metavar="N",

@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -187,7 +188,7 @@ def _carry_out(
         raise
     except Exception as bad:
         raise target.refused(bad, "the new tables") from bad
-    hashes = yield from _copy(source, target, copy_schema, transforms, the_plan)
+    hashes = yield from _copy(source, target, copy_schema, transforms, the_plan, settings.jobs)
     _take_report(source, result)
     _take_transforms(transforms, result)
     try:
@@ -214,7 +215,7 @@ def _carry_out(
 
 
 def _copy(
-    source: Reader, target: Target, schema: Schema, transforms: Transforms, the_plan: Plan
+    source: Reader, target: Target, schema: Schema, transforms: Transforms, the_plan: Plan, jobs: int
 ) -> Engine[dict[str, TableHash]]:
     """Stream every row into the target's bare tables, hashing it on the way."""
     total = sum(c.rows for c in the_plan.counts.values())
@@ -233,12 +234,13 @@ def _copy(
             target.backend.commit()
             uncommitted = 0
 
-    batches = transforms.stream(ahead(source.batches()))
+    batches = transforms.stream(ahead(source.batches()) if jobs > 1 else source.batches())
     try:
-        with Outlet(write) as outlet:
+        with ExitStack() as stack:
+            put = stack.enter_context(Outlet(write)).put if jobs > 1 else write
             for batch in batches:
                 signals.check()
-                outlet.put(batch)
+                put(batch)
                 hashes[batch.table].add(batch.rows)
                 done += batch.rows.num_rows
                 yield PhaseAdvanced("copy", done, batch.table)
@@ -307,11 +309,12 @@ def _lift(target: Target, revision: str) -> Engine[None]:
     environment = {**os.environ, "MLFLOWCTL_CHILD_URL": target.child_url()}
     script = Path(children.__file__).with_name("upgrade.py")
     command = [sys.executable, str(script), "--chain", target.chain, "--to", revision]
+    # A file takes any amount of words; a pipe that nobody reads meanwhile would stop the child.
+    spoken = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 - closed when its words are read
     child = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command, env=environment, stdout=subprocess.PIPE, stderr=spoken, text=True, start_new_session=True
     )
     assert child.stdout is not None
-    assert child.stderr is not None
     done = 0
     failure: str | None = None
     try:
@@ -328,8 +331,11 @@ def _lift(target: Target, revision: str) -> Engine[None]:
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
         raise
-    words = child.stderr.read()
-    if child.wait() != 0:
+    child.wait()
+    spoken.seek(0)
+    words = spoken.read()
+    spoken.close()
+    if child.returncode != 0:
         raise TargetError(
             "MLflow's upgrade of the proven copy failed.",
             where=target.uri.redacted,

@@ -195,3 +195,64 @@ def test_a_changed_copy_fails_the_proof_and_leaves_nothing(tmp_path: Path, monke
         run_migrate(source, f"sqlite:///{tmp_path}/t.db")
     assert int(caught.value.exit_code) == 11
     assert not (tmp_path / "t.db").exists()
+
+
+def test_tables_of_other_owners_are_no_reason_to_refuse(tmp_path: Path, target_url: str) -> None:
+    import sqlalchemy as sa
+
+    source = tmp_path / "source.db"
+    make_store(source, HEAD, rows=2)
+    engine = sa.create_engine(target_url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE studies (study_id INTEGER PRIMARY KEY, study_name VARCHAR(20))"))
+        connection.execute(sa.text("INSERT INTO studies VALUES (1, 'optuna')"))
+    result = run_migrate(source, target_url)
+    assert result.status == "verified"
+    with engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT study_name FROM studies")).scalar() == "optuna"
+    engine.dispose()
+    onward = run_migrate(target_url, f"sqlite:///{tmp_path}/onward.db")
+    assert [(n["what"], n["rows"]) for n in onward.not_carried] == [("table studies", 1)]
+
+
+def test_an_alembic_table_of_another_program_cannot_be_shared(tmp_path: Path, target_url: str) -> None:
+    source = tmp_path / "source.db"
+    make_store(source, HEAD, rows=1)
+    import sqlalchemy as sa
+
+    engine = sa.create_engine(target_url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
+        connection.execute(sa.text("INSERT INTO alembic_version VALUES ('v3.0.0.d')"))
+    engine.dispose()
+    with pytest.raises(TargetError) as caught:
+        run_migrate(source, target_url)
+    assert caught.value.kind == "foreign_data"
+    assert "v3.0.0.d" in str(caught.value.why)
+
+
+def test_a_killed_migration_into_a_server_is_cleared_and_made_afresh(
+    tmp_path: Path, target_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflowctl.stores.sql.target import Target
+
+    source = tmp_path / "source.db"
+    make_store(source, HEAD, rows=4)
+    with monkeypatch.context() as patched:
+
+        def die(self: Target, statements: object) -> None:
+            raise KeyboardInterrupt
+
+        patched.setattr(Target, "run", die)
+        with pytest.raises(KeyboardInterrupt):
+            run_migrate(source, target_url)
+    assert run_migrate(source, target_url).status == "verified"
+    assert run_verify(source, target_url).equal
+
+
+def test_one_job_gives_the_same_store(tmp_path: Path) -> None:
+    source = tmp_path / "source.db"
+    make_store(source, HEAD, rows=4)
+    run_migrate(source, f"sqlite:///{tmp_path}/one.db", jobs=1)
+    run_migrate(source, f"sqlite:///{tmp_path}/two.db", jobs=2)
+    assert run_verify(tmp_path / "one.db", f"sqlite:///{tmp_path}/two.db").equal

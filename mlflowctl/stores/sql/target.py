@@ -226,7 +226,7 @@ class Target:
         backend.commit()
         for table in schema.tables.values():
             for statement in table.create:
-                backend.execute(self._adapted(statement, table))
+                backend.execute(self._adapted(statement))
         version_table = schemas.version_table(self.chain)
         if version_table not in backend.catalog() and schema.revision != "base":
             backend.execute(
@@ -240,9 +240,9 @@ class Target:
     def _long_text(self) -> str:
         return "LONGTEXT" if self.kind == "mysql" else "TEXT"
 
-    def _adapted(self, statement: str, table: Table) -> str:
+    def _adapted(self, statement: str) -> str:
         if self.kind == "mysql":
-            # MLflow before 1.1 made 4-byte floats on MySQL, which its next revision widens; the source's are 8 bytes.
+            # Where MLflow asks for FLOAT, MySQL makes 4 bytes and would round what other databases hold in 8.
             return re.sub(r"(\s)float(\s|,)", r"\1double\2", statement)
         return statement
 
