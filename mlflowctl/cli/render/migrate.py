@@ -91,7 +91,10 @@ def verification(document: Document, screen: Screen, verbosity: int) -> str:
 
 def _sameness(document: Document) -> str:
     """What was proven, without claiming more: everything that is not the same row on both sides is counted."""
+    compared = (document.get("verify") or document).get("tables") or []
+    unproven = sum(len(table.get("uncompared_columns") or ()) for table in compared)
     exceptions = (
+        (unproven, "column that MLflow's upgrade fills or rewrites"),
         ((document.get("rejects") or {}).get("count", 0), "rejected row"),
         (sum(item["rows"] for item in document.get("explained") or []), "explained row"),
         ((document.get("renumbered") or {}).get("experiments", 0), "renumbered experiment"),
