@@ -87,11 +87,13 @@ class VerifyResult:
     source: Document = field(default_factory=dict)
     target: Document = field(default_factory=dict)
     seconds: float = 0.0
+    lacking: list[str] = field(default_factory=list)
+    """Tables and columns of the source that the target lacks although it stands at the same revision."""
 
     @property
     def equal(self) -> bool:
         # '!' is a table that no rule can compare across these revisions: named, never called equal.
-        return all(t.verdict in "=!" for t in self.tables) and not self.differences
+        return all(t.verdict in "=!" for t in self.tables) and not self.differences and not self.lacking
 
     def document(self) -> Document:
         """The ``mlflowctl.verify.result/v1`` document."""
@@ -106,7 +108,7 @@ class VerifyResult:
             "differences": [d.document() for d in self.differences],
             "truncated": self.truncated,
             "explained": self.explained,
-            "notes": self.notes,
+            "notes": [*self.notes, *(f"The target lacks the {what} of the source." for what in self.lacking)],
             "seconds": round(self.seconds, 3),
         }
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from mlflowctl.core import signals
 from mlflowctl.core.pipeline import ahead
 from mlflowctl.migrate.api import Difference, TableVerdict
 from mlflowctl.stores.hashing import TableHash, row_hashes
@@ -36,16 +38,21 @@ class TableComparison:
     uncompared: tuple[str, ...] = ()
 
 
-def hash_stream(
-    batches: Iterator[TableBatch], tables: Mapping[str, TableComparison], seen: Callable[[str, int], None] | None = None
-) -> dict[str, TableHash]:
-    """One hash a table over the compared columns; ``seen`` is told of every batch."""
+def narrowed(comparison: TableComparison, columns: Mapping[str, str]) -> TableComparison:
+    """The comparison over those of its columns that ``columns`` has; the others are named as not compared."""
+    kinds = {name: kind for name, kind in comparison.kinds.items() if name in columns}
+    left_out = tuple(name for name in comparison.kinds if name not in columns)
+    return TableComparison(comparison.name, kinds, comparison.key, (*comparison.uncompared, *left_out))
+
+
+def hash_stream(batches: Iterator[TableBatch], tables: Mapping[str, TableComparison]) -> dict[str, TableHash]:
+    """One hash a table over the compared columns."""
     hashes = {name: TableHash(name, comparison.kinds) for name, comparison in tables.items()}
-    for batch in ahead(batches):
-        if batch.table in hashes:
-            hashes[batch.table].add(batch.rows.select(list(tables[batch.table].kinds)))
-            if seen is not None:
-                seen(batch.table, batch.rows.num_rows)
+    with closing(ahead(batches)) as stream:
+        for batch in stream:
+            signals.check()
+            if batch.table in hashes:
+                hashes[batch.table].add(batch.rows.select(list(tables[batch.table].kinds)))
     return hashes
 
 
@@ -101,9 +108,11 @@ def _bucket_sums(comparison: TableComparison, side: Stream) -> np.ndarray[Any, A
 
 
 def _rows(comparison: TableComparison, side: Stream) -> Iterator[pa.RecordBatch]:
-    for batch in ahead(side([comparison.name])):
-        if batch.table == comparison.name:
-            yield batch.rows.select(list(comparison.kinds))
+    with closing(ahead(side([comparison.name]))) as stream:
+        for batch in stream:
+            signals.check()
+            if batch.table == comparison.name:
+                yield batch.rows.select(list(comparison.kinds))
 
 
 def _key_of(comparison: TableComparison) -> tuple[str, ...]:

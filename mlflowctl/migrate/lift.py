@@ -56,6 +56,8 @@ class Lift:
     """Target table -> columns that the source lacks, with the value that every row has."""
     seeds: list[TableBatch] = field(default_factory=list)
     rules: list[Rule] = field(default_factory=list)
+    lacking: list[str] = field(default_factory=list)
+    """Tables and columns of the source for which the target, at the same revision, has no place."""
 
     def sources_of(self, tables: Sequence[str]) -> list[str]:
         """The source tables from which the named target tables are made."""
@@ -281,7 +283,20 @@ def plan(source: Schema, target: Schema) -> Lift:
             _take_new_table(lifted, target, name, table, covered=source.revision != target.revision)
             continue
         lifted.comparisons[name] = _comparison(lifted, name, sources.get(name), table, rewritten.get(name, set()))
+    if source.revision == target.revision:
+        lifted.lacking = _lacking(source, target)
     return lifted
+
+
+def _lacking(source: Schema, target: Schema) -> list[str]:
+    found = []
+    for name, table in source.tables.items():
+        if name not in target.tables:
+            found.append(f"table {name}")
+            continue
+        there = {c.name for c in target.tables[name].columns}
+        found.extend(f"column {name}.{c.name}" for c in table.columns if c.name not in there)
+    return found
 
 
 def _between(source: Schema, target: Schema) -> set[str]:

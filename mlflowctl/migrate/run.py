@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -177,7 +177,11 @@ def _carry_out(
         source=source_uri.identity,
         started=_now(),
         finished=None,
-        document={**the_plan.journal, "tables": sorted(copy_schema.tables)},
+        document={
+            **the_plan.journal,
+            "tables": sorted(schemas.tables_ever(source.chain)),
+            "source_rows": _row_ceilings(source),
+        },
     )
     transforms = proving.transforms_of(record.document, source.schema, target.kind)
     result.resumable = True
@@ -231,30 +235,32 @@ def _copy(
         target.write(schema.tables[batch.table], batch.rows)
         uncommitted += batch.rows.num_rows
         if uncommitted >= _COMMIT_ROWS and target.kind != "sqlite":
-            target.backend.commit()
+            target.commit()
             uncommitted = 0
 
-    batches = transforms.stream(ahead(source.batches()) if jobs > 1 else source.batches())
-    try:
-        with ExitStack() as stack:
-            put = stack.enter_context(Outlet(write)).put if jobs > 1 else write
-            for batch in batches:
+    with closing(transforms.stream(ahead(source.batches()) if jobs > 1 else source.batches())) as batches:
+        try:
+            with ExitStack() as stack:
+                put = stack.enter_context(Outlet(write)).put if jobs > 1 else write
+                for batch in batches:
+                    signals.check()
+                    put(batch)
+                    hashes[batch.table].add(batch.rows)
+                    done += batch.rows.num_rows
+                    yield PhaseAdvanced("copy", done, batch.table)
+        except TargetError as refused:
+            if refused.kind != "refused_row":
+                raise
+            # A source that contradicts itself (one name for two experiments) is refused by the target before its
+            # reader has come to the end; the cause is what the reader finds.
+            for _ in batches:
                 signals.check()
-                put(batch)
-                hashes[batch.table].add(batch.rows)
-                done += batch.rows.num_rows
-                yield PhaseAdvanced("copy", done, batch.table)
-    except TargetError:
-        # A source that contradicts itself (one name for two experiments) is refused by the target before its reader
-        # has come to the end; the cause is what the reader finds.
-        for _ in batches:
-            signals.check()
-        if source.report.troubles:
-            return hashes
-        raise
+            if source.report.troubles:
+                return hashes
+            raise
     for batch in _seed_rows(schema, source):
         target.write(schema.tables[batch.table], batch.rows)
-    target.backend.commit()
+    target.commit()
     yield PhaseFinished("copy", done, time.perf_counter() - started)
     return hashes
 
@@ -278,12 +284,10 @@ def _prove_copy(
     """Read everything back and compare, while indexes are built where the database lets both happen at once."""
     early, late = target.index_statements(schema)
     if target.kind == "postgresql":
-        with Outlet(target.run) as builder:
-            builder.put(early)
-            with target.reader() as reader:
-                proof = yield from proving.compare_stores(
-                    source, reader, transforms, everything=False, source_hashes=hashes, phase="verify"
-                )
+        with target.building(early), target.reader() as reader:
+            proof = yield from proving.compare_stores(
+                source, reader, transforms, everything=False, source_hashes=hashes, phase="verify"
+            )
         early = []
     else:
         with target.reader() as reader:
@@ -451,8 +455,9 @@ def _count_mapped(source: Reader, the_plan: Plan, result: MigrateResult) -> None
     """How many rows each mapping touches; only the tables that hold locations are read."""
     transforms = the_plan.transforms(source.schema)
     tables = [name for name in source.schema.tables if transforms.concerns(name, ArtifactTransform)]
-    for _ in transforms.stream(ahead(source.batches(tables))):
-        signals.check()
+    with closing(transforms.stream(ahead(source.batches(tables)))) as batches:
+        for _ in batches:
+            signals.check()
     _take_transforms(transforms, result)
 
 
@@ -463,11 +468,12 @@ def _scan(source: Reader, the_plan: Plan, result: MigrateResult) -> Engine[None]
     done = 0
     rows: dict[str, int] = {}
     transforms = the_plan.transforms(source.schema)
-    for batch in transforms.stream(ahead(source.batches())):
-        signals.check()
-        done += batch.rows.num_rows
-        rows[batch.table] = rows.get(batch.table, 0) + batch.rows.num_rows
-        yield PhaseAdvanced("scan", done, batch.table)
+    with closing(transforms.stream(ahead(source.batches()))) as batches:
+        for batch in batches:
+            signals.check()
+            done += batch.rows.num_rows
+            rows[batch.table] = rows.get(batch.table, 0) + batch.rows.num_rows
+            yield PhaseAdvanced("scan", done, batch.table)
     the_plan.take_exact(rows)
     result.plan = the_plan.document()
     _take_transforms(transforms, result)
@@ -559,6 +565,19 @@ def _wanted_revision(settings: MigrateSettings, source: Reader) -> str:
             next_step=f"pip install 'mlflow>={settings.target_version}'",
         )
     return wanted
+
+
+def _row_ceilings(source: Reader) -> dict[str, int]:
+    """Exact row counts of the small tables that a server in use would grow."""
+    watched = [name for name in ("experiments", "registered_models", "users") if name in source.schema.tables]
+    counts = dict.fromkeys(watched, 0)
+    for batch in source.batches(watched):
+        if batch.table in counts:
+            counts[batch.table] += batch.rows.num_rows
+    # The upgrade and MLflow's own start add a default experiment where there is none.
+    if "experiments" in counts:
+        counts["experiments"] = max(1, counts["experiments"])
+    return counts
 
 
 def _dialect(kind: str) -> schemas.Dialect:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -62,7 +62,7 @@ class Transforms:
         self.transforms = list(transforms)
         self._schema = schema
 
-    def stream(self, batches: Iterator[TableBatch]) -> Iterator[TableBatch]:
+    def stream(self, batches: Iterator[TableBatch]) -> Generator[TableBatch, None, None]:
         """``batches`` changed, then the added rows."""
         for batch in batches:
             yield self.apply(batch)

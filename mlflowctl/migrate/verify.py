@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from mlflowctl.core import signals
 from mlflowctl.core.errors import SourceError, TargetError
 from mlflowctl.core.events import Engine, PhaseAdvanced, PhaseFinished, PhaseStarted
 from mlflowctl.core.pipeline import ahead
@@ -90,6 +92,9 @@ def compare_stores(
     started = time.perf_counter()
     lifted = lift.plan(source.schema, target.schema)
     tables = lifted.comparisons
+    if source_hashes is not None:
+        # The copy was hashed with the columns that the source has; one that it lost is filled by the target.
+        tables = {n: compare.narrowed(c, source_hashes[n].kinds) for n, c in tables.items()}
     compared = {name: comparison for name, comparison in tables.items() if comparison.kinds}
     yield PhaseStarted(phase, "rows", None)
     done = 0
@@ -97,11 +102,13 @@ def compare_stores(
     def hashed(batches: Iterator[TableBatch]) -> Engine[dict[str, TableHash]]:
         nonlocal done
         hashes = {name: TableHash(name, comparison.kinds) for name, comparison in tables.items()}
-        for batch in ahead(batches):
-            if batch.table in compared:
-                hashes[batch.table].add(batch.rows.select(list(tables[batch.table].kinds)))
-                done += batch.rows.num_rows
-                yield PhaseAdvanced(phase, done, batch.table)
+        with closing(ahead(batches)) as stream:
+            for batch in stream:
+                signals.check()
+                if batch.table in compared:
+                    hashes[batch.table].add(batch.rows.select(list(tables[batch.table].kinds)))
+                    done += batch.rows.num_rows
+                    yield PhaseAdvanced(phase, done, batch.table)
         return hashes
 
     if source_hashes is None:
@@ -133,6 +140,7 @@ def compare_stores(
         "mlflow_version": schemas.last_version_of(target.chain, target.revision),
     }
     result.seconds = time.perf_counter() - started
+    result.lacking = list(lifted.lacking)
     yield PhaseFinished(phase, done, result.seconds)
     return result
 
@@ -153,6 +161,22 @@ def verify(settings: VerifySettings) -> Engine[VerifyResult]:
     return result
 
 
+def _refuse_older(source: Reader, target: Reader) -> None:
+    order = [r.id for r in schemas.revisions(source.chain)]
+    if (
+        source.revision in order
+        and target.revision in order
+        and order.index(target.revision) < order.index(source.revision)
+    ):
+        raise TargetError(
+            "The target stands at an earlier revision than the source, so it cannot hold all of it.",
+            where=target.uri,
+            why=f"Target {target.revision}, source {source.revision}.",
+            next_step="Lift the target first (mlflow db upgrade), or compare with the store that it was made from.",
+            kind="older_revision",
+        )
+
+
 def _verify_chain(source_text: str, target_text: str, chain: Chain, everything: bool) -> Engine[VerifyResult]:
     source_uri = parse_uri(source_text, side="source")
     target_uri = parse_uri(target_text, side="target")
@@ -169,6 +193,7 @@ def _verify_chain(source_text: str, target_text: str, chain: Chain, everything: 
                 kind=bad.kind,
             ) from bad
         with target:
+            _refuse_older(source, target)
             record: Record | None = find_record(target_uri, chain) if target_uri.kind != "files" else None
             document = record.document if record is not None and record.source == source_uri.identity else {}
             transforms = transforms_of(document, source.schema, target.kind)

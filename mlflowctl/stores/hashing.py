@@ -19,6 +19,8 @@ differs; for text that holds unless XXH3-128 collides.
 from __future__ import annotations
 
 import json
+import math
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,20 +53,23 @@ def canonical_json(text: str) -> str:
     value is compared. Text that is no JSON stands for itself.
     """
     try:
-        value = json.loads(text)
-    except ValueError:
+        value = json.loads(text, parse_float=_number, object_pairs_hook=_pairs)
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    except (ValueError, RecursionError):
         return text
-    return json.dumps(_whole_floats_as_int(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def _whole_floats_as_int(value: Any) -> Any:
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return int(value)
-    if isinstance(value, dict):
-        return {key: _whole_floats_as_int(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_whole_floats_as_int(item) for item in value]
-    return value
+def _number(text: str) -> Any:
+    """A number's one spelling; digits beyond a double's, or a size beyond it, keep their own text."""
+    value = float(text)
+    if not math.isfinite(value) or Decimal(text) != Decimal(repr(value)):
+        return {"number": text}
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> list[Any]:
+    """An object as its sorted pairs: a key that stands twice is not the same as one that stands once."""
+    return ["object", *sorted(pairs, key=lambda pair: pair[0])]
 
 
 def row_hashes(table: str, rows: pa.RecordBatch, kinds: Mapping[str, str]) -> tuple[U64, U64]:
@@ -126,7 +131,9 @@ def _text_words(column: pa.Array, *, as_json: bool) -> tuple[U64, U64]:
     encoded = column.dictionary_encode()
     values = encoded.dictionary
     if as_json:
-        digests = [xxhash.xxh3_128_digest(canonical_json(text).encode()) for text in values.to_pylist()]
+        digests = [
+            xxhash.xxh3_128_digest(canonical_json(text).encode("utf-8", "surrogatepass")) for text in values.to_pylist()
+        ]
     else:
         digests = [xxhash.xxh3_128_digest(raw) for raw in values.cast(pa.binary()).to_pylist()]
     if not digests:

@@ -5,6 +5,7 @@ The ``dbapi`` modules of the ADBC drivers are left alone: they import pandas and
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import adbc_driver_manager as manager
@@ -16,10 +17,15 @@ if TYPE_CHECKING:
 Error = manager.Error
 
 
+class StreamError(Exception):
+    """A result broke off in the middle."""
+
+
 class Connection:
     """One ADBC connection to one database. Raises ``Error`` (with ``sqlstate``) from the driver."""
 
     def __init__(self, driver: str, uri: str) -> None:
+        self._streams: set[ExitStack] = set()
         self._database = manager.AdbcDatabase(driver=driver, uri=uri)
         try:
             self._connection = manager.AdbcConnection(self._database)
@@ -59,18 +65,23 @@ class Connection:
     def stream(self, sql: str, options: Mapping[str, str] | None = None) -> Iterator[pa.RecordBatch]:
         """The result as record batches, fetched while they are taken."""
         statement = manager.AdbcStatement(self._connection)
+        opened = ExitStack()
+        opened.callback(statement.close)
+        self._streams.add(opened)
         try:
             if options:
                 statement.set_options(**options)
             statement.set_sql_query(sql)
             handle, _ = statement.execute_query()
             reader = pa.RecordBatchReader._import_from_c(handle.address)
-            try:
-                yield from reader
-            finally:
-                reader.close()
+            opened.callback(reader.close)
+            yield from reader
+        except (OSError, pa.ArrowException) as bad:
+            # pyarrow raises these for an error of the driver in the middle of a result.
+            raise StreamError(str(bad)) from bad
         finally:
-            statement.close()
+            self._streams.discard(opened)
+            opened.close()
 
     def append(self, table: str, rows: pa.RecordBatch) -> None:
         """Bulk-append ``rows`` to an existing table, matching columns by name."""
@@ -88,5 +99,8 @@ class Connection:
             statement.close()
 
     def close(self) -> None:
+        """Close; a stream that nobody read to its end is closed first."""
+        for stream in list(self._streams):
+            stream.close()
         self._connection.close()
         self._database.close()

@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
+
+from mlflowctl.core.redact import redact_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
+    from mlflowctl.core.errors import MlflowctlError
     from mlflowctl.stores.api import Count, Trouble
     from mlflowctl.stores.schema import Column, Dialect, Table
     from mlflowctl.stores.uri import StoreUri
 
 
+def lost(error: type[MlflowctlError], uri: StoreUri, bad: Exception) -> MlflowctlError:
+    """A driver's error in the middle of the work, in the words of the side that it concerns."""
+    text = redact_text(str(bad)).strip()
+    if re.search(r"lock", text, re.IGNORECASE):
+        return error(
+            "The database is locked by another program.",
+            where=uri.redacted,
+            why=text,
+            next_step="Let the other program finish or stop it, then run the same command.",
+            kind="locked",
+            resumable=True,
+        )
+    return error(
+        "The database failed while it was used.",
+        where=uri.redacted,
+        why=text,
+        next_step="See that it runs and can be reached, then run the same command.",
+        kind="unreachable",
+        resumable=True,
+    )
+
+
 class Backend(ABC):
-    """One open database. Methods raise ``SourceError`` or ``TargetError`` according to the side it was opened for."""
+    """One open database.
+
+    ``rows``, ``stream`` and ``commit`` raise ``SourceError`` or ``TargetError`` according to the side it was opened
+    for; ``execute`` and ``append`` raise the driver's own error, which ``Target`` puts into words.
+    """
 
     dialect: Dialect
     uri: StoreUri

@@ -14,7 +14,7 @@ from mlflowctl.core.errors import MlflowctlError, SourceError, TargetError
 from mlflowctl.core.redact import redact_text
 from mlflowctl.stores.api import Count, Trouble
 from mlflowctl.stores.canonical import arrow_schema
-from mlflowctl.stores.sql.backend import WriteBackend
+from mlflowctl.stores.sql.backend import WriteBackend, lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from mlflowctl.stores.uri import StoreUri
 
 _FETCH_ROWS = 20_000
+_FIRST_ROWS = 200
+# Rows may be long (spans): a batch grows or shrinks towards this size.
+_BATCH_BYTES = 8 << 20
 _INSERT_ROWS = 500
 _UNREACHABLE = {2002, 2003, 2005, 2006, 2013}
 _DENIED = {1044, 1045, 1698}
@@ -99,19 +102,30 @@ class MysqlBackend(WriteBackend):
         return {name: tuple(columns) for name, columns in found.items()}
 
     def rows(self, sql: str) -> list[dict[str, Any]]:
-        with self._connection.cursor(self._cursors.DictCursor) as cursor:
-            cursor.execute(sql)
-            return list(cursor.fetchall())
+        try:
+            with self._connection.cursor(self._cursors.DictCursor) as cursor:
+                cursor.execute(sql)
+                return list(cursor.fetchall())
+        except self._driver_error as bad:
+            raise lost(self._error, self.uri, bad) from bad
 
     def stream(self, table: str, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
         schema = arrow_schema(columns)
         # A product with a double shows every bit; a bare FLOAT column comes rounded to six digits.
         cells = ", ".join(f"({self.quote(c.name)} * 1e0)" if c.kind == "float" else self.quote(c.name) for c in columns)
-        with self._connection.cursor(self._cursors.SSCursor) as cursor:
-            cursor.execute(f"SELECT {cells} FROM {self.quote(table)}")
-            while rows := cursor.fetchmany(_FETCH_ROWS):
-                arrays = [_array(values, c.kind) for values, c in zip(zip(*rows, strict=True), columns, strict=True)]
-                yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+        take = _FIRST_ROWS
+        try:
+            with self._connection.cursor(self._cursors.SSCursor) as cursor:
+                cursor.execute(f"SELECT {cells} FROM {self.quote(table)}")
+                while rows := cursor.fetchmany(take):
+                    arrays = [
+                        _array(values, c.kind) for values, c in zip(zip(*rows, strict=True), columns, strict=True)
+                    ]
+                    batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
+                    yield batch
+                    take = max(1, min(_FETCH_ROWS, take * 4, _BATCH_BYTES * len(rows) // max(1, batch.nbytes)))
+        except self._driver_error as bad:
+            raise lost(self._error, self.uri, bad) from bad
 
     def estimates(self, tables: Iterable[str]) -> Mapping[str, Count]:
         known = {
@@ -190,7 +204,10 @@ class MysqlBackend(WriteBackend):
                 cursor.executemany(sql, values[start : start + _INSERT_ROWS])
 
     def commit(self) -> None:
-        self._connection.commit()
+        try:
+            self._connection.commit()
+        except self._driver_error as bad:
+            raise lost(self._error, self.uri, bad) from bad
 
     def rollback(self) -> None:
         self._connection.rollback()

@@ -12,7 +12,7 @@ from mlflowctl.core.redact import redact_text
 from mlflowctl.stores.api import Count, Trouble
 from mlflowctl.stores.canonical import arrow_schema
 from mlflowctl.stores.sql import adbc
-from mlflowctl.stores.sql.backend import WriteBackend
+from mlflowctl.stores.sql.backend import WriteBackend, lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -102,16 +102,22 @@ class PostgresBackend(WriteBackend):
         return {name: tuple(columns) for name, columns in found.items()}
 
     def rows(self, sql: str) -> list[dict[str, Any]]:
-        return self._connection.rows(sql)
+        try:
+            return self._connection.rows(sql)
+        except (adbc.Error, adbc.StreamError) as bad:
+            raise lost(self._error, self.uri, bad) from bad
 
     def stream(self, table: str, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
         schema = arrow_schema(columns)
         cells = ", ".join(f"{self.quote(c.name)}::{_CASTS[c.kind]} AS {self.quote(c.name)}" for c in columns)
         sql = f"SELECT {cells} FROM {self.quote(table)}"
-        for batch in self._connection.stream(sql, {"adbc.postgresql.batch_size_hint_bytes": _BATCH_BYTES}):
-            if batch.num_rows:
-                arrays = [batch.column(i).cast(schema.field(i).type) for i in range(len(columns))]
-                yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+        try:
+            for batch in self._connection.stream(sql, {"adbc.postgresql.batch_size_hint_bytes": _BATCH_BYTES}):
+                if batch.num_rows:
+                    arrays = [batch.column(i).cast(schema.field(i).type) for i in range(len(columns))]
+                    yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+        except (adbc.Error, adbc.StreamError) as bad:
+            raise lost(self._error, self.uri, bad) from bad
 
     def estimates(self, tables: Iterable[str]) -> Mapping[str, Count]:
         known = {
@@ -149,7 +155,10 @@ class PostgresBackend(WriteBackend):
         self._connection.append(table.name, pa.RecordBatch.from_arrays(arrays, names=rows.schema.names))
 
     def commit(self) -> None:
-        self._connection.commit()
+        try:
+            self._connection.commit()
+        except adbc.Error as bad:
+            raise lost(self._error, self.uri, bad) from bad
 
     def rollback(self) -> None:
         self._connection.rollback()

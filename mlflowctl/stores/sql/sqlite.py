@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from mlflowctl.core.errors import SourceError, TargetError
 from mlflowctl.stores.api import Count, Trouble
 from mlflowctl.stores.canonical import arrow_schema
 from mlflowctl.stores.sql import adbc
-from mlflowctl.stores.sql.backend import WriteBackend
+from mlflowctl.stores.sql.backend import WriteBackend, lost
 from mlflowctl.stores.uri import quoted_path
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from mlflowctl.stores.schema import Column, Dialect, Table
     from mlflowctl.stores.uri import StoreUri
 
-_BATCH_ROWS = "65536"
+_BATCH_ROWS = 65_536
+_BATCH_BYTES = 16 << 20
+_SHORT = 1000
 # A first row of the right types: the driver takes a column's type from the first rows it sees.
 _PRIMES = {
     "int": "0",
@@ -66,6 +69,8 @@ class SqliteBackend(WriteBackend):
             adbc_driver_sqlite._driver_path(), f"file:{quoted_path(file.absolute())}?mode={mode}"
         )
         if side == "source":
+            # A writer holds its lock for moments; it is waited for.
+            self._connection.scalar("PRAGMA busy_timeout = 10000")
             self._connection.execute("PRAGMA query_only = 1")
             self._connection.begin()
 
@@ -81,7 +86,10 @@ class SqliteBackend(WriteBackend):
         return found
 
     def rows(self, sql: str) -> list[dict[str, Any]]:
-        return self._connection.rows(sql)
+        try:
+            return self._connection.rows(sql)
+        except (adbc.Error, adbc.StreamError) as bad:
+            raise lost(SourceError if self._side == "source" else TargetError, self.uri, bad) from bad
 
     def stream(self, table: str, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
         schema = arrow_schema(columns)
@@ -89,12 +97,29 @@ class SqliteBackend(WriteBackend):
         cells = ", ".join(self._cell(c) for c in columns)
         sql = f"SELECT {primes} UNION ALL SELECT {cells} FROM {self.quote(table)}"
         first = True
-        for batch in self._connection.stream(sql, {"adbc.sqlite.query.batch_rows": _BATCH_ROWS}):
-            rows = batch.slice(1) if first else batch
-            first = False
-            if rows.num_rows:
-                arrays = [rows.column(i).cast(schema.field(i).type) for i in range(len(columns))]
-                yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+        options = {"adbc.sqlite.query.batch_rows": str(self._batch_rows(table, columns))}
+        try:
+            for batch in self._connection.stream(sql, options):
+                rows = batch.slice(1) if first else batch
+                first = False
+                if rows.num_rows:
+                    arrays = [rows.column(i).cast(schema.field(i).type) for i in range(len(columns))]
+                    yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+        except (adbc.Error, adbc.StreamError) as bad:
+            raise lost(SourceError if self._side == "source" else TargetError, self.uri, bad) from bad
+
+    def _batch_rows(self, table: str, columns: Sequence[Column]) -> int:
+        """Rows of a batch: fewer where text without a limit makes rows long (spans)."""
+        long = [c for c in columns if c.kind in ("text", "json", "bytes") and (c.length is None or c.length > _SHORT)]
+        if not long:
+            return _BATCH_ROWS
+        size = " + ".join(f"coalesce(length(CAST({self.quote(c.name)} AS BLOB)), 0)" for c in long)
+        name = self.quote(table)
+        ends = " UNION ALL ".join(
+            f"SELECT * FROM (SELECT {size} AS n FROM {name} ORDER BY rowid {way} LIMIT 200)" for way in ("ASC", "DESC")
+        )
+        average = self._connection.scalar(f"SELECT avg(n) FROM ({ends})") or 0
+        return int(max(64, min(_BATCH_ROWS, _BATCH_BYTES // max(1, int(average)))))
 
     def _cell(self, column: Column) -> str:
         name = self.quote(column.name)
@@ -153,7 +178,10 @@ class SqliteBackend(WriteBackend):
         self._connection.append(table.name, pa.RecordBatch.from_arrays(arrays, names=rows.schema.names))
 
     def commit(self) -> None:
-        self._connection.commit()
+        try:
+            self._connection.commit()
+        except adbc.Error as bad:
+            raise lost(TargetError, self.uri, bad) from bad
 
     def rollback(self) -> None:
         self._connection.rollback()
@@ -220,9 +248,20 @@ def open_source(uri: StoreUri) -> tuple[SqliteBackend, list[str]]:
     # To read such a file SQLite must write (roll back the journal, index the WAL), so a private copy is read instead.
     copy = tempfile.TemporaryDirectory(prefix="mlflowctl-")
     private = Path(copy.name) / file.name
+    before = _marks(file, wal, journal)
     for original in (file, wal, journal):
-        if original.exists():
+        with suppress(FileNotFoundError):
             shutil.copyfile(original, Path(copy.name) / original.name)
+    if _marks(file, wal, journal) != before:
+        copy.cleanup()
+        raise SourceError(
+            "The SQLite file changed while it was copied.",
+            where=str(file),
+            why="Another program writes to it.",
+            next_step="Stop the writer, or run the same command again.",
+            kind="locked",
+            resumable=True,
+        )
     what = (
         "a hot journal: an unfinished transaction was rolled back"
         if pending
@@ -230,6 +269,18 @@ def open_source(uri: StoreUri) -> tuple[SqliteBackend, list[str]]:
     )
     notes.append(f"{file.name} had {what} in a private copy, the original is untouched.")
     return _opened(uri, private, copy), notes
+
+
+def _marks(*files: Path) -> list[tuple[int, int] | None]:
+    """Size and time of each file, to see that nobody wrote meanwhile."""
+    found: list[tuple[int, int] | None] = []
+    for file in files:
+        try:
+            stat = file.stat()
+            found.append((stat.st_size, stat.st_mtime_ns))
+        except FileNotFoundError:
+            found.append(None)
+    return found
 
 
 def _readable_in_place(uri: StoreUri, file: Path) -> bool:
@@ -241,7 +292,9 @@ def _readable_in_place(uri: StoreUri, file: Path) -> bool:
     try:
         backend.rows("SELECT count(*) AS n FROM sqlite_master")
         return True
-    except adbc.Error:
+    except SourceError as bad:
+        if bad.kind == "locked":
+            raise
         return False
     finally:
         backend.close()
@@ -251,15 +304,23 @@ def _opened(uri: StoreUri, file: Path, copy: tempfile.TemporaryDirectory[str] | 
     try:
         backend = SqliteBackend(uri, file=file, side="source", copy=copy)
         backend.rows("SELECT count(*) AS n FROM sqlite_master")
+    except SourceError as bad:
+        if bad.kind == "locked":
+            raise
+        raise _no_database(uri, bad.why or "") from bad
     except adbc.Error as bad:
-        raise SourceError(
-            "The file cannot be read as a SQLite database.",
-            where=str(uri.path),
-            why=str(bad),
-            next_step="Check it with: sqlite3 FILE 'PRAGMA integrity_check'",
-            kind="not_a_store",
-        ) from bad
+        raise _no_database(uri, str(bad)) from bad
     return backend
+
+
+def _no_database(uri: StoreUri, why: str) -> SourceError:
+    return SourceError(
+        "The file cannot be read as a SQLite database.",
+        where=str(uri.path),
+        why=why,
+        next_step="Check it with: sqlite3 FILE 'PRAGMA integrity_check'",
+        kind="not_a_store",
+    )
 
 
 def open_target(uri: StoreUri, file: Path) -> SqliteBackend:

@@ -9,8 +9,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import queue
 import re
 import sqlite3
+import threading
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +25,7 @@ from mlflowctl.stores.sql import adbc, sqlite
 from mlflowctl.stores.sql.reader import JOURNAL_TABLE, SqlReader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -69,6 +72,7 @@ class Target:
         self.kind = uri.kind
         self._backend: WriteBackend | None = None
         self._lock: int | None = None
+        self._taken: tuple[int, int] | None = None
 
     # -- looking ---------------------------------------------------------------------------------------------------
 
@@ -80,6 +84,7 @@ class Target:
         """
         if self.kind == "sqlite":
             file = self._file
+            self._refuse_leftovers(file)
             if not file.exists() or (file.stat().st_size == 0 and not Path(f"{file}-wal").exists()):
                 self._check_folder(file)
                 return Standing("empty")
@@ -88,6 +93,25 @@ class Target:
             return self._standing_of(backend)
         finally:
             backend.close()
+
+    def _refuse_leftovers(self, file: Path) -> None:
+        """A log or journal without its database would be replayed over the new file by the next program that opens it.
+
+        Raises:
+            TargetError: there is one.
+        """
+        if file.exists() and file.stat().st_size:
+            return
+        for end in ("-wal", "-journal", "-shm"):
+            leftover = Path(f"{file}{end}")
+            if leftover.exists():
+                raise TargetError(
+                    f"A file of an earlier database lies beside the target: {leftover.name}.",
+                    where=str(leftover),
+                    why="SQLite would play it back over the new file.",
+                    next_step="Move it away, or name another target with --to.",
+                    kind="foreign_data",
+                )
 
     def _look(self) -> WriteBackend:
         if self.kind == "sqlite":
@@ -177,14 +201,23 @@ class Target:
         for leftover in (build, Path(f"{build}-journal"), Path(f"{build}-wal"), Path(f"{build}-shm")):
             leftover.unlink(missing_ok=True)
         if self._file.exists() and self._file.stat().st_size:
-            source = sqlite3.connect(f"file:{self._file}?mode=ro", uri=True)
-            copy = sqlite3.connect(build)
-            try:
-                source.backup(copy)
-            finally:
-                copy.close()
-                source.close()
+            self._copy_owners_tables(build)
         self._backend = sqlite.open_target(self.uri, build)
+
+    def _copy_owners_tables(self, build: Path) -> None:
+        """Take over the tables of another owner; the file's log is emptied into it, so that none is left behind."""
+        try:
+            with closing(sqlite3.connect(self._file, timeout=5)) as source, closing(sqlite3.connect(build)) as copy:
+                source.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                source.execute("PRAGMA journal_mode = DELETE")
+                source.backup(copy)
+            self._taken = self._marks()
+        except sqlite3.Error as bad:
+            raise self.refused(bad, "its own tables") from bad
+
+    def _marks(self) -> tuple[int, int]:
+        stat = self._file.stat()
+        return stat.st_size, stat.st_mtime_ns
 
     def _take_build_lock(self) -> None:
         lock_file = self.build_file.with_name(self.build_file.name + ".lock")
@@ -220,6 +253,7 @@ class Target:
                 f"source {self._long_text} NOT NULL, started VARCHAR(32) NOT NULL, finished VARCHAR(32), document {self._long_text} NOT NULL)"
             )
         if unfinished is not None:
+            self._refuse_strangers_rows(unfinished)
             self._drop(set(unfinished.record.document.get("tables", ())) if unfinished.record else set(), schema)
             backend.execute(f"DELETE FROM {JOURNAL_TABLE} WHERE chain = {backend.literal(self.chain)}")
         self._insert(record)
@@ -246,11 +280,32 @@ class Target:
             return re.sub(r"(\s)float(\s|,)", r"\1double\2", statement)
         return statement
 
+    def _refuse_strangers_rows(self, unfinished: Standing) -> None:
+        """An unfinished target that somebody has put to use is not cleared.
+
+        Raises:
+            TargetError: a table has more rows than the source had when the migration began.
+        """
+        ceilings = unfinished.record.document.get("source_rows", {}) if unfinished.record else {}
+        catalog = self.backend.catalog()
+        for name, ceiling in ceilings.items():
+            if name in catalog:
+                rows = int(self.backend.rows(f"SELECT count(*) AS n FROM {self.backend.quote(name)}")[0]["n"])
+                if rows > ceiling:
+                    raise TargetError(
+                        f"The unfinished target has been written to: {name} has {rows} rows, the source had {ceiling}.",
+                        where=self.uri.redacted,
+                        why="Clearing it for a fresh start would lose those rows.",
+                        next_step="Name a new database with --to, or drop the tables yourself if they are not needed.",
+                        kind="foreign_data",
+                    )
+
     def _drop(self, made: set[str], schema: Schema) -> None:
         backend = self.backend
         catalog = backend.catalog()
         if self.kind == "mysql":
             backend.execute("SET SESSION foreign_key_checks = 0")
+        doomed: list[str] = []
         for name in sorted((made | {schemas.version_table(self.chain)}) & set(catalog)):
             if name == schemas.version_table(self.chain) and schema.chain == "tracking":
                 known = ", ".join(backend.literal(r.id) for r in schemas.revisions(self.chain))
@@ -260,8 +315,14 @@ class Target:
                 if others:
                     backend.execute(f"DELETE FROM {backend.quote(name)} WHERE version_num IN ({known})")
                     continue
-            cascade = " CASCADE" if self.kind == "postgresql" else ""
-            backend.execute(f"DROP TABLE {backend.quote(name)}{cascade}")
+            doomed.append(backend.quote(name))
+        if doomed:
+            # All at once: foreign keys among them do not matter then, and nothing beyond them is touched.
+            if self.kind == "sqlite":
+                for name in doomed:
+                    backend.execute(f"DROP TABLE {name}")
+            else:
+                backend.execute(f"DROP TABLE {', '.join(doomed)}")
 
     def write(self, table: Table, rows: pa.RecordBatch) -> None:
         """Append canonical rows.
@@ -331,6 +392,53 @@ class Target:
             late.extend(table.link)
         return early, late
 
+    def commit(self) -> None:
+        """Commit what was written so far."""
+        self.backend.commit()
+
+    @contextmanager
+    def building(self, statements: Sequence[str]) -> Iterator[None]:
+        """Build indexes on two connections of their own while the body reads; leaving waits for them.
+
+        PostgreSQL's own parallel workers are off meanwhile: two whole builds at once keep two cores busier than one
+        build with workers, whose last part runs alone.
+        """
+        line: queue.SimpleQueue[str] = queue.SimpleQueue()
+        for statement in statements:
+            line.put(statement)
+        failures: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                builder = _open_server(self.uri)
+            except BaseException as bad:  # noqa: BLE001 - raised by the thread that waits
+                failures.append(bad)
+                return
+            try:
+                builder.execute("SET max_parallel_maintenance_workers = 0")
+                while not failures:
+                    try:
+                        statement = line.get_nowait()
+                    except queue.Empty:
+                        return
+                    builder.execute(statement)
+                    builder.commit()
+            except BaseException as bad:  # noqa: BLE001 - raised by the thread that waits
+                failures.append(bad)
+            finally:
+                builder.close()
+
+        workers = [threading.Thread(target=work, name="mlflowctl-index", daemon=True) for _ in range(2)]
+        for worker in workers:
+            worker.start()
+        try:
+            yield
+        finally:
+            for worker in workers:
+                worker.join()
+        if failures:
+            raise self.refused(failures[0] if isinstance(failures[0], Exception) else Exception(), "an index")
+
     def run(self, statements: Iterable[str]) -> None:
         """Run DDL, one commit at the end."""
         for statement in statements:
@@ -338,7 +446,7 @@ class Target:
                 self.backend.execute(statement)
             except Exception as bad:
                 raise self.refused(bad, f"a key or constraint ({' '.join(statement.split())[:120]})") from bad
-        self.backend.commit()
+        self.commit()
 
     def reader(self) -> SqlReader:
         """Read back what was written, as any store is read. On SQLite over the same connection."""
@@ -377,6 +485,15 @@ class Target:
             backend.close()
             self._backend = None
             _flush(self.build_file)
+            self._refuse_leftovers(self._file)
+            if self._taken is not None and self._taken != self._marks():
+                raise TargetError(
+                    "Another program wrote to the target file meanwhile.",
+                    where=str(self._file),
+                    next_step="Stop it and run the same command again, or name a file of its own with --to.",
+                    kind="locked",
+                    resumable=True,
+                )
             self.build_file.replace(self._file)
             _flush(self._file.absolute().parent)
 
