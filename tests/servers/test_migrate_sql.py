@@ -256,3 +256,117 @@ def test_one_job_gives_the_same_store(tmp_path: Path) -> None:
     run_migrate(source, f"sqlite:///{tmp_path}/one.db", jobs=1)
     run_migrate(source, f"sqlite:///{tmp_path}/two.db", jobs=2)
     assert run_verify(tmp_path / "one.db", f"sqlite:///{tmp_path}/two.db").equal
+
+
+def test_a_log_left_beside_the_target_is_not_played_back_over_it(tmp_path: Path) -> None:
+    import sqlite3
+
+    source = tmp_path / "source.db"
+    make_store(source, HEAD, rows=2)
+    old = sqlite3.connect(tmp_path / "t.db")
+    old.execute("PRAGMA journal_mode = WAL")
+    old.execute("CREATE TABLE z (n INTEGER)")
+    old.commit()
+    wal = (tmp_path / "t.db-wal").read_bytes()
+    old.close()
+    (tmp_path / "t.db").unlink(missing_ok=True)
+    (tmp_path / "t.db-wal").write_bytes(wal)
+    with pytest.raises(TargetError) as caught:
+        run_migrate(source, f"sqlite:///{tmp_path}/t.db")
+    assert caught.value.kind == "foreign_data"
+    assert "t.db-wal" in str(caught.value.where)
+    (tmp_path / "t.db-wal").unlink()
+    assert run_migrate(source, f"sqlite:///{tmp_path}/t.db").status == "verified"
+
+
+def test_another_owner_s_wal_database_is_taken_over_whole(tmp_path: Path) -> None:
+    import sqlite3
+
+    source, target = tmp_path / "source.db", tmp_path / "t.db"
+    make_store(source, HEAD, rows=2)
+    owner = sqlite3.connect(target)
+    owner.execute("PRAGMA journal_mode = WAL")
+    owner.execute("CREATE TABLE studies (n INTEGER)")
+    owner.execute("INSERT INTO studies VALUES (7)")
+    owner.commit()
+    owner.close()
+    run_migrate(source, f"sqlite:///{target}")
+    reopened = sqlite3.connect(target)
+    assert reopened.execute("SELECT n FROM studies").fetchall() == [(7,)]
+    assert reopened.execute("SELECT count(*) FROM runs").fetchone() == (2,)
+    reopened.close()
+
+
+@pytest.mark.postgres
+def test_a_target_put_to_use_before_it_was_finished_is_not_cleared(
+    tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflowctl.stores.sql.target import Target
+
+    source = tmp_path / "source.db"
+    make_store(source, HEAD, rows=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(Target, "complete", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_migrate(source, postgres_url)
+    _change(
+        postgres_url,
+        "INSERT INTO experiments (experiment_id, name, lifecycle_stage, workspace) VALUES (77, 'live', 'active', 'default')",
+    )
+    with pytest.raises(TargetError) as caught:
+        run_migrate(source, postgres_url)
+    assert caught.value.kind == "foreign_data"
+    assert "experiments" in caught.value.what
+
+
+@pytest.mark.postgres
+def test_a_source_that_dies_is_said_in_words(
+    tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psycopg
+
+    from mlflowctl.migrate import run as engine
+
+    source = tmp_path / "source.db"
+    make_store(source, HEAD, rows=30)
+    run_migrate(source, postgres_url)
+    copy = engine._copy
+
+    def kill_first(*arguments: object) -> object:
+        with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()"
+            )
+        return copy(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine, "_copy", kill_first)
+    with pytest.raises(SourceError) as caught:
+        run_migrate(postgres_url, f"sqlite:///{tmp_path}/t.db")
+    assert caught.value.kind == "unreachable"
+    assert not (tmp_path / "t.db").exists()
+
+
+def test_a_newer_source_is_never_equal_to_an_older_target(tmp_path: Path) -> None:
+    newer, older = tmp_path / "newer.db", tmp_path / "older.db"
+    make_store(newer, HEAD, rows=2)
+    make_store(older, "b7e2c1a4d9f3", rows=2)
+    with pytest.raises(TargetError) as caught:
+        run_verify(newer, f"sqlite:///{older}")
+    assert caught.value.kind == "older_revision"
+
+
+def test_a_column_that_the_target_lost_is_a_difference(tmp_path: Path) -> None:
+    import sqlite3
+
+    source = tmp_path / "source.db"
+    make_store(source, HEAD, rows=3)
+    run_migrate(source, f"sqlite:///{tmp_path}/t.db")
+    connection = sqlite3.connect(tmp_path / "t.db")
+    connection.execute("ALTER TABLE runs DROP COLUMN deleted_time")
+    connection.close()
+    result = run_verify(source, f"sqlite:///{tmp_path}/t.db")
+    assert not result.equal
+    assert "column runs.deleted_time" in result.lacking
+    # The other way round the source is the poorer one: its rows arrive, the column is empty.
+    poor = run_migrate(tmp_path / "t.db", f"sqlite:///{tmp_path}/again.db")
+    assert poor.status == "verified"

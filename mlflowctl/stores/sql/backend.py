@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlflowctl.core.redact import redact_text
 
@@ -50,6 +50,8 @@ class Backend(ABC):
 
     dialect: Dialect
     uri: StoreUri
+    loose_types: ClassVar[bool] = False
+    """Whether a cell may hold a value of another type than its column's."""
 
     @abstractmethod
     def catalog(self) -> Mapping[str, tuple[str, ...]]:
@@ -61,7 +63,11 @@ class Backend(ABC):
 
     @abstractmethod
     def stream(self, table: str, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
-        """Rows of a table in canonical Arrow types, in batches of bounded size."""
+        """Rows of a table in canonical Arrow types, in batches of bounded size.
+
+        Where types are loose, rows with a cell of another type are left out: the caller counts, and names them with
+        ``wrong_types``.
+        """
 
     @abstractmethod
     def estimates(self, tables: Iterable[str]) -> Mapping[str, Count]:

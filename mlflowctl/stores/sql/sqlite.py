@@ -56,6 +56,7 @@ class SqliteBackend(WriteBackend):
     """One SQLite file over one ADBC connection."""
 
     dialect: Dialect = "sqlite"
+    loose_types = True
 
     def __init__(
         self, uri: StoreUri, *, file: Path, side: str, copy: tempfile.TemporaryDirectory[str] | None = None
@@ -96,6 +97,8 @@ class SqliteBackend(WriteBackend):
         primes = ", ".join(f"{_PRIMES[c.kind]} AS {self.quote(c.name)}" for c in columns)
         cells = ", ".join(self._cell(c) for c in columns)
         sql = f"SELECT {primes} UNION ALL SELECT {cells} FROM {self.quote(table)}"
+        if self._side == "source":
+            sql += f" WHERE NOT ({' OR '.join(self._wrong_cell(c) for c in columns)})"
         first = True
         options = {"adbc.sqlite.query.batch_rows": str(self._batch_rows(table, columns))}
         try:
@@ -164,7 +167,7 @@ class SqliteBackend(WriteBackend):
     def _wrong_cell(self, column: Column) -> str:
         cell = self.quote(column.name)
         test = f"typeof({cell}) NOT IN ({_CELL_TYPES[column.kind]})"
-        return f"({test} OR {cell} NOT IN (0, 1))" if column.kind == "bool" else test
+        return f"({test} OR coalesce({cell} NOT IN (0, 1), 0))" if column.kind == "bool" else test
 
     def execute(self, sql: str) -> None:
         self._connection.execute(sql)
