@@ -94,7 +94,7 @@ class StoreBuilder:
 @pytest.fixture
 def store(tmp_path: Path) -> StoreBuilder:
     """A store with one experiment and one run."""
-    built = StoreBuilder(tmp_path / "work" / "mlruns")
+    built = StoreBuilder(tmp_path / "project" / "mlruns")
     built.experiment()
     built.run()
     return built
@@ -400,4 +400,4 @@ class TestNeighbours:
         notes = store.read()[1].notes
         assert len(notes) == 2
         assert notes[0].endswith(f"{store.root}/mlflow.db")
-        assert notes[1].endswith("/work/x.sqlite3")
+        assert notes[1].endswith("/project/x.sqlite3")
