@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from mlflowctl import children
 from mlflowctl.core import signals
-from mlflowctl.core.errors import DifferError, MlflowctlError, TargetError, UsageError
+from mlflowctl.core.errors import DifferError, Interrupted, MlflowctlError, TargetError, UsageError
 from mlflowctl.core.events import Engine, Note, PhaseAdvanced, PhaseFinished, PhaseStarted
 from mlflowctl.core.pipeline import Outlet, ahead
 from mlflowctl.core.redact import redact_text
@@ -65,6 +65,9 @@ def migrate(settings: MigrateSettings) -> Engine[MigrateResult]:
             finally:
                 result.auth = auth.document()
     except MlflowctlError as error:
+        if isinstance(error, Interrupted):
+            error.where = error.where or result.target.get("uri")
+            error.next_step = error.next_step or "Run the same command again: what is unfinished is made afresh."
         result.exit_code = int(error.exit_code)
         result.resumable = error.resumable
         result.troubles = result.troubles or [{"text": line} for line in error.details]

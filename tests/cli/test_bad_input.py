@@ -288,3 +288,43 @@ def test_killed_at_any_moment_the_same_line_finishes(moment: float, sample: Path
     assert document["status"] in ("verified", "already_complete")
     assert run("migrate", "verify", "--from", str(sample), "--to", "sqlite:///mlflow.db", cwd=tmp_path)[0] == 0
     assert not list(tmp_path.glob("*.mlflowctl-partial*"))
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(2, 130), (15, 143)])
+def test_a_signal_stops_at_a_safe_point_and_says_how_to_go_on(number: int, exit_code: int, tmp_path: Path) -> None:
+    source = tmp_path / "source.db"
+    make_store(source, HEAD, rows=1)
+    connection = sqlite3.connect(source)
+    connection.executemany(
+        "INSERT INTO params (key, value, run_uuid) VALUES (?, 'x', 'run_uuid-0')", ((f"p{i}",) for i in range(400_000))
+    )
+    connection.commit()
+    connection.close()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [
+        sys.executable,
+        "-m",
+        "mlflowctl",
+        "migrate",
+        "--from",
+        "sqlite:///source.db",
+        "--progress",
+        "json",
+        "-o",
+        "json",
+    ]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "copy" in line:
+            break
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    document = json.loads(output)
+    assert process.returncode == document["exit_code"] == exit_code
+    assert document["resumable"] is True
+    assert "same command" in document["error"]["next"]
+    assert not (tmp_path / "mlflow.db").exists()
+    assert run("migrate", "--from", "sqlite:///source.db", cwd=tmp_path)[1]["status"] == "verified"
