@@ -19,9 +19,21 @@ if TYPE_CHECKING:
     from mlflowctl.stores.uri import StoreUri
 
 
+DISK_FULL = re.compile(r"no space|disk.*full|is full|disk i/o error|file too large", re.IGNORECASE)
+
+
 def lost(error: type[MlflowctlError], uri: StoreUri, bad: Exception) -> MlflowctlError:
     """A driver's error in the middle of the work, in the words of the side that it concerns."""
     text = redact_text(str(bad)).strip()
+    if DISK_FULL.search(text):
+        return error(
+            "The disk is full, or a limit on the size of files was met.",
+            where=uri.redacted,
+            why=text,
+            next_step="Free space, then run the same command.",
+            kind="disk_full",
+            resumable=True,
+        )
     if re.search(r"lock", text, re.IGNORECASE):
         return error(
             "The database is locked by another program.",

@@ -16,12 +16,13 @@ import threading
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mlflowctl.core.errors import TargetError
 from mlflowctl.core.redact import redact_text
 from mlflowctl.stores import schema as schemas
 from mlflowctl.stores.sql import adbc, sqlite
+from mlflowctl.stores.sql.backend import DISK_FULL, lost
 from mlflowctl.stores.sql.reader import JOURNAL_TABLE, SqlReader
 
 if TYPE_CHECKING:
@@ -338,19 +339,11 @@ class Target:
     def refused(self, bad: Exception, what: str) -> TargetError:
         """The database's own words as a TargetError."""
         text = redact_text(str(bad)).strip()
-        full = re.search(r"no space|disk.*full|is full|disk i/o error|file too large", text, re.IGNORECASE)
         gone = re.search(
             r"server closed|connection.*(lost|closed|refused)|gone away|terminating connection", text, re.IGNORECASE
         )
-        if full:
-            return TargetError(
-                "The target's disk is full, or a limit on the size of files was met.",
-                where=self.uri.redacted,
-                why=text,
-                next_step="Free space, then run the same command.",
-                kind="disk_full",
-                resumable=True,
-            )
+        if DISK_FULL.search(text):
+            return cast("TargetError", lost(TargetError, self.uri, bad))
         if gone:
             return TargetError(
                 "The target went away.",
