@@ -65,7 +65,7 @@ def test_anchors(tmp_path: Path) -> None:
         ("x.yaml", "text\n", "x.yaml:1:1", "keys and values"),
         ("x.yaml", "? [a]\n: 1\n", "x.yaml:1:3", "plain word"),
         ("x.yaml", "a: &x [*x]\n", "x.yaml:1:4", "alias"),
-        ("x.json", '{"a": 1,}', "x.json:1:9", "not JSON"),
+        ("x.json", '{"a": 1 2}', "x.json:1:9", "not JSON"),
         ("x.json", "[1]", "x.json:1:1", "keys and values"),
         ("x.ini", "[migrate\n", "x.ini:1:1", "neither a section"),
         ("x.ini", "a = 1\nnonsense\n", "x.ini:2:1", "neither a section"),
