@@ -189,6 +189,16 @@ def _carry_out(
     transforms = proving.transforms_of(record.document, source.schema, target.kind)
     result.resumable = True
     target.open()
+    # Between the first look and the lock another mlflowctl may have finished.
+    now = target.standing()
+    if now.state != standing.state or (now.record and now.record.id) != (standing.record and standing.record.id):
+        raise TargetError(
+            "Another mlflowctl changed the target meanwhile.",
+            where=str(result.target["uri"]),
+            next_step="Run the same command again: it sees what stands there now.",
+            kind="locked",
+            resumable=True,
+        )
     try:
         target.prepare(record, copy_schema, standing if standing.state == "unfinished" else None)
     except MlflowctlError:

@@ -370,3 +370,18 @@ def test_a_column_that_the_target_lost_is_a_difference(tmp_path: Path) -> None:
     # The other way round the source is the poorer one: its rows arrive, the column is empty.
     poor = run_migrate(tmp_path / "t.db", f"sqlite:///{tmp_path}/again.db")
     assert poor.status == "verified"
+
+
+def test_a_second_mlflowctl_on_one_target_is_refused(tmp_path: Path, target_url: str) -> None:
+    from mlflowctl.stores.sql.target import Target
+    from mlflowctl.stores.uri import parse_uri
+
+    source = tmp_path / "source.db"
+    make_store(source, HEAD, rows=1)
+    first = Target(parse_uri(target_url, side="target"), "tracking")
+    first.open()
+    with pytest.raises(TargetError) as caught:
+        run_migrate(source, target_url)
+    assert caught.value.kind == "locked"
+    first.close()
+    assert run_migrate(source, target_url).status == "verified"

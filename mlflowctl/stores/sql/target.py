@@ -73,6 +73,7 @@ class Target:
         self.kind = uri.kind
         self._backend: WriteBackend | None = None
         self._lock: int | None = None
+        self._guard: WriteBackend | None = None
         self._taken: tuple[int, int] | None = None
 
     # -- looking ---------------------------------------------------------------------------------------------------
@@ -195,6 +196,7 @@ class Target:
     def open(self) -> None:
         """Open the target for writing. A SQLite file of another owner is copied, so that its tables stay."""
         if self.kind != "sqlite":
+            self._take_server_lock()
             self._backend = _open_server(self.uri)
             return
         self._take_build_lock()
@@ -219,6 +221,24 @@ class Target:
     def _marks(self) -> tuple[int, int]:
         stat = self._file.stat()
         return stat.st_size, stat.st_mtime_ns
+
+    def _take_server_lock(self) -> None:
+        """Hold the server's own lock on a connection of its own until the end, through the upgrade in the child too."""
+        self._guard = _open_server(self.uri)
+        if self.kind == "postgresql":
+            # Locks are the database's; the schema and the chain tell targets apart.
+            ask = f"SELECT pg_try_advisory_lock(hashtext('mlflowctl'), hashtext(current_schema() || '{self.chain}')) AS got"
+        else:
+            ask = f"SELECT GET_LOCK(CONCAT('mlflowctl.', MD5(database()), '.{self.chain}'), 0) AS got"
+        got = self._guard.rows(ask)[0]["got"]
+        self._guard.commit()
+        if not got:
+            raise TargetError(
+                "Another mlflowctl writes this target.",
+                where=self.uri.redacted,
+                next_step="Wait for it to end, or stop it, then run the same command.",
+                kind="locked",
+            )
 
     def _take_build_lock(self) -> None:
         lock_file = self.build_file.with_name(self.build_file.name + ".lock")
@@ -510,6 +530,9 @@ class Target:
         if self._backend is not None:
             self._backend.close()
             self._backend = None
+        if self._guard is not None:
+            self._guard.close()
+            self._guard = None
         if self._lock is not None:
             self.build_file.with_name(self.build_file.name + ".lock").unlink(missing_ok=True)
             os.close(self._lock)
