@@ -2,14 +2,25 @@
 
 Run by path in an interpreter that has MLflow: ``python upgrade.py --chain tracking --to REVISION``. The SQLAlchemy
 URL comes in the environment variable MLFLOWCTL_CHILD_URL, for it may hold a password. Stdout gets one JSON object a
-line: ``{"event": "revision", "id": ..., "seconds": ...}`` when a revision is done and, before exit 1,
-``{"event": "error", "kind": ..., "message": ...}``. On PostgreSQL the whole upgrade is one transaction, as it is for
-``mlflow db upgrade``: only exit 0 says that it is committed. SQLite and MySQL commit each revision.
+line:
+
+- ``{"event": "begin", "id": ..., "atomic": ..., "by": "mlflow" | "equivalent"}`` before a revision is touched;
+- ``{"event": "revision", "id": ..., "seconds": ...}`` when it is committed;
+- ``{"event": "note", "id": ..., "text": ...}`` where something is worth telling, such as an equivalent not used;
+- before exit 1 ``{"event": "error", "kind": ..., "message": ..., "id": ...}``, the ID being the revision's at which it
+  happened, or null.
+
+On SQLite and PostgreSQL a revision (``"atomic": true``) is one transaction with its row in the version table: whenever
+this process is killed, the database stands at one revision or the next, and the same call carries on. MySQL commits
+at each statement that changes a table, so one that was begun and not finished may be half-done there.
+
+Where a script reads whole tables into memory, ``equivalents.py`` beside this file moves the rows instead.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import logging
 import os
@@ -18,6 +29,8 @@ import sys
 import time
 import types
 import warnings
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +38,13 @@ FOLDERS = {"tracking": ("store", "db_migrations"), "auth": ("server", "auth", "d
 VERSION_TABLES = {"tracking": "alembic_version", "auth": "alembic_version_auth"}
 # Before MLflow 3.7 the auth database kept its one revision under Alembic's default name, or nowhere.
 FIRST_AUTH_REVISION = "8606fa83a998"
+ATOMIC = ("sqlite", "postgresql")
+# How long a child waits for the statement of one that was killed, which its server may still be running.
+LOCK_SECONDS = 3600
+# "mlflowct" as a number: PostgreSQL's advisory locks have no names.
+LOCK_NUMBER = int.from_bytes(b"mlflowct", "big")
+# A constant that does not grow with the store: sorting and indexing in SQLite's own 2 MB costs more time.
+SQLITE_CACHE_KIB = 16_384
 
 
 # The scripts, the drivers and what they import may print: the parent's stdout is kept for the events.
@@ -60,58 +80,148 @@ def without_secrets(words: str, url: str) -> str:
     return words
 
 
-def upgrade(chain: str, url: str, target: str) -> None:
-    """Run the chain's scripts up to ``target``, reporting each."""
-    import mlflow
-    from alembic import command
-    from alembic.config import Config
-    from alembic.runtime.environment import EnvironmentContext
-    from alembic.script import ScriptDirectory
-    from sqlalchemy import create_engine, inspect
+def engine_for(url: str) -> Any:
+    """An engine whose transactions hold the DDL too, where the database can, and that waits for a killed child's end.
+
+    Raises:
+        RuntimeError: another upgrade of the same MySQL database has not ended within an hour.
+    """
+    from sqlalchemy import create_engine, event
     from sqlalchemy.pool import NullPool
 
-    url = with_tls(url)
-    root = Path(mlflow.__path__[0])
-    if chain == "auth":
-        # The scripts need the auth app's models alone; its package wants Flask extensions.
-        package = types.ModuleType("mlflow.server.auth")
-        package.__path__ = [str(root / "server" / "auth")]
-        sys.modules["mlflow.server.auth"] = package
-    folder = root.joinpath(*FOLDERS[chain])
-    config = Config(str(folder / "alembic.ini"))
-    config.set_main_option("script_location", str(folder))
-    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
-    scripts = ScriptDirectory.from_config(config)
     engine = create_engine(url, poolclass=NullPool)
-    if chain == "auth":
+    dialect = engine.dialect.name
+
+    def connected(connection: Any, _: Any) -> None:
+        cursor = connection.cursor()
+        if dialect == "sqlite":
+            # Python's own handling commits before DDL. SQLAlchemy's recipe: none of it, and an explicit BEGIN.
+            connection.isolation_level = None
+            cursor.execute("PRAGMA busy_timeout = 60000")
+            # A process that is killed loses nothing that it wrote, so no fsync; but without a journal a killed
+            # transaction could not be taken back.
+            cursor.execute("PRAGMA synchronous = OFF")
+            if cursor.execute("PRAGMA journal_mode").fetchone()[0] in ("off", "memory"):
+                cursor.execute("PRAGMA journal_mode = DELETE")
+            cursor.execute(f"PRAGMA cache_size = -{SQLITE_CACHE_KIB}")
+            cursor.execute("PRAGMA temp_store = FILE")
+        elif dialect == "mysql":
+            # The server runs a killed client's statement to its end; this lock falls when it is done.
+            cursor.execute("SELECT GET_LOCK(LEFT(CONCAT('mlflowctl ', MD5(DATABASE())), 64), %s)", (LOCK_SECONDS,))
+            if cursor.fetchone()[0] != 1:
+                raise RuntimeError("another upgrade of this database is still running")
+        cursor.close()
+
+    def begun(connection: Any) -> None:
+        if dialect == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        elif dialect == "postgresql":
+            # A transaction's lock and settings, for a pooler may give each transaction another session.
+            limits = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+            settings = ", ".join(f"set_config('{name}', '0', true)" for name in limits)
+            connection.exec_driver_sql(f"SELECT {settings}")
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK_NUMBER})")
+
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "begin", begun)
+    return engine
+
+
+def load_equivalents() -> Any:
+    """The script beside this one, which holds what replaces parts of MLflow's scripts."""
+    spec = importlib.util.spec_from_file_location("equivalents", Path(__file__).with_name("equivalents.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # dataclasses looks its module up there.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class Upgrade:
+    """One run of a chain's scripts; ``current`` is the revision that was begun last and is not committed."""
+
+    def __init__(self, chain: str, url: str, target: str, *, own_scripts_only: bool = False) -> None:
+        self.chain = chain
+        self.url = with_tls(url)
+        self.target = target
+        self.own_scripts_only = own_scripts_only
+        self.current: str | None = None
+
+    def run(self) -> None:
+        """Run the chain's scripts up to the target, reporting each."""
+        import mlflow
+        from alembic.config import Config
+        from alembic.runtime.environment import EnvironmentContext
+        from alembic.script import ScriptDirectory
+
+        root = Path(mlflow.__path__[0])
+        if self.chain == "auth":
+            # The scripts need the auth app's models alone; its package wants Flask extensions.
+            package = types.ModuleType("mlflow.server.auth")
+            package.__path__ = [str(root / "server" / "auth")]
+            sys.modules["mlflow.server.auth"] = package
+        folder = root.joinpath(*FOLDERS[self.chain])
+        config = Config(str(folder / "alembic.ini"))
+        config.set_main_option("script_location", str(folder))
+        scripts = ScriptDirectory.from_config(config)
+        engine = engine_for(self.url)
+        atomic = engine.dialect.name in ATOMIC
+
+        # MLflow's env.py is not used: it configures nothing of this, and its imports cost as much as the upgrade.
         with engine.connect() as connection:
+            if self.chain == "auth":
+                self._stamp_first(connection, scripts)
+
+            def steps(heads: Any, _: Any) -> Iterator[Any]:
+                return self._steps(scripts, heads, root, connection)
+
+            with EnvironmentContext(config, scripts, fn=steps, destination_rev=self.target) as context:
+                context.configure(
+                    connection=connection,
+                    version_table=VERSION_TABLES[self.chain],
+                    render_as_batch=True,
+                    transaction_per_migration=True,
+                    transactional_ddl=atomic,
+                )
+                with context.begin_transaction():
+                    context.run_migrations()
+
+    def _stamp_first(self, connection: Any, scripts: Any) -> None:
+        from alembic.runtime.migration import MigrationContext
+        from sqlalchemy import inspect
+
+        name = VERSION_TABLES["auth"]
+        with connection.begin():
             there = set(inspect(connection).get_table_names())
-        if "users" in there and VERSION_TABLES["auth"] not in there:
-            command.stamp(config, FIRST_AUTH_REVISION)
-    last = time.perf_counter()
+            context = MigrationContext.configure(connection, opts={"version_table": name})
+            if "users" in there and not context.get_current_heads():
+                context.stamp(scripts, FIRST_AUTH_REVISION)
 
-    def done(step: Any, **_: Any) -> None:
-        nonlocal last
-        now = time.perf_counter()
-        say(event="revision", id=step.up_revision_id, seconds=round(now - last, 3))
-        last = now
+    def _steps(self, scripts: Any, heads: Any, root: Path, connection: Any) -> Iterator[Any]:
+        """Alembic asks for the next step when the one before is committed, which is when that is told."""
+        equivalents = None if self.own_scripts_only else load_equivalents()
+        dialect = connection.dialect.name
+        for step in scripts._upgrade_revs(self.target, heads):
+            revision = step.revision.revision
+            instead, reason = None, None
+            if equivalents is not None:
+                instead, reason = equivalents.find(revision, Path(step.revision.path), root, dialect)
+            if instead is not None:
+                step.migration_fn = partial(_run_equivalent, instead, step.revision.module, connection)
+            self.current = revision
+            say(event="begin", id=revision, atomic=dialect in ATOMIC, by="equivalent" if instead else "mlflow")
+            if reason:
+                say(event="note", id=revision, text=reason)
+            started = time.perf_counter()
+            yield step
+            self.current = None
+            say(event="revision", id=revision, seconds=round(time.perf_counter() - started, 3))
 
-    def scripts_to_run(revision: Any, _: Any) -> Any:
-        return scripts._upgrade_revs(target, revision)
 
-    # MLflow's env.py is not used: it configures no callback, and its imports cost as much as the upgrade.
-    with (
-        EnvironmentContext(config, scripts, fn=scripts_to_run, destination_rev=target) as context,
-        engine.connect() as connection,
-    ):
-        context.configure(
-            connection=connection,
-            version_table=VERSION_TABLES[chain],
-            render_as_batch=True,
-            on_version_apply=done,
-        )
-        with context.begin_transaction():
-            context.run_migrations()
+def _run_equivalent(instead: Any, module: Any, connection: Any, **_: Any) -> None:
+    instead.run(module, connection)
 
 
 def main() -> int:
@@ -119,15 +229,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chain", choices=sorted(FOLDERS), required=True)
     parser.add_argument("--to", required=True)
+    parser.add_argument("--own-scripts-only", action="store_true", help="run MLflow's scripts as they are")
     arguments = parser.parse_args()
     url = os.environ["MLFLOWCTL_CHILD_URL"]
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
+    work: Upgrade | None = None
     try:
-        upgrade(arguments.chain, url, arguments.to)
+        work = Upgrade(arguments.chain, url, arguments.to, own_scripts_only=arguments.own_scripts_only)
+        work.run()
     except Exception as error:  # noqa: BLE001 - reported whole to the parent
         words = str(getattr(error, "orig", None) or error).strip()
-        say(event="error", kind=type(error).__name__, message=without_secrets(words, url))
+        at = work.current if work is not None else None
+        say(event="error", kind=type(error).__name__, message=without_secrets(words, url), id=at)
         return 1
     return 0
 

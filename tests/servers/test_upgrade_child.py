@@ -3,64 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
+import random
+import signal
 import subprocess
-import sys
+import time
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from mlflowctl import children
 from mlflowctl.stores import schema
-from mlflowctl.stores.schema import Chain, Dialect
+from tests.servers.awkward import fill_metrics, fill_traces
+from tests.servers.lifting import after, all_rows, another, begin_at, command_for, finished, lift, standing
 from tests.servers.test_schema_data import HEAD, SERVERS, database, make, pooled, read, shipped
 
 __all__ = ["database"]
 
 # Each starts MLflow at least once.
 pytestmark = pytest.mark.slow
-
-CHILD = Path(children.__file__).with_name("upgrade.py")
-
-
-def lift(url: str | sa.URL, to: str, chain: Chain = "tracking") -> tuple[int, list[dict[str, Any]], str]:
-    """Run the child: its exit code, the events on stdout, and stderr."""
-    text = url if isinstance(url, str) else url.render_as_string(hide_password=False)
-    done = subprocess.run(
-        [sys.executable, str(CHILD), "--chain", chain, "--to", to],
-        env={**os.environ, "MLFLOWCTL_CHILD_URL": text},
-        capture_output=True,
-        text=True,
-    )
-    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
-
-
-def begin_at(engine: sa.Engine, revision: str, chain: Chain = "tracking") -> None:
-    """Make a store as the release of that revision left it."""
-    dialect: Dialect = engine.dialect.name  # type: ignore[assignment]
-    make(engine, schema.schema_at(chain, dialect, revision))
-    if revision != schema.BASE:
-        table = schema.version_table(chain)
-        with engine.begin() as connection:
-            connection.exec_driver_sql(
-                f"CREATE TABLE {table} (version_num VARCHAR(32) NOT NULL, CONSTRAINT {table}_pkc"
-                " PRIMARY KEY (version_num))"
-            )
-            connection.exec_driver_sql(f"INSERT INTO {table} VALUES ('{revision}')")
-
-
-def standing(engine: sa.Engine, chain: Chain = "tracking") -> str | None:
-    with engine.connect() as connection:
-        if schema.version_table(chain) not in sa.inspect(connection).get_table_names():
-            return None
-        return connection.exec_driver_sql(f"SELECT version_num FROM {schema.version_table(chain)}").scalar()
-
-
-def after(revision: str, end: str, chain: Chain = "tracking") -> list[str]:
-    order = [r.id for r in schema.revisions(chain)]
-    return order[order.index(revision) + 1 : order.index(end) + 1]
 
 
 @pytest.mark.parametrize("revision", ["base", "90e64c465722", "97727af70f4d", "0584bdc529eb"])
@@ -69,9 +30,11 @@ def test_a_store_of_an_old_release_ends_at_the_schema_of_the_newest(database: sa
     begin_at(database, revision)
     code, events, _ = lift(database.url, HEAD["tracking"])
     assert code == 0, events
-    assert [event["event"] for event in events] == ["revision"] * len(events)
-    assert [event["id"] for event in events] == after(revision, HEAD["tracking"])
-    assert all(event["seconds"] >= 0 for event in events)
+    assert {event["event"] for event in events} == {"begin", "revision"}
+    assert finished(events) == after(revision, HEAD["tracking"])
+    assert all(event["seconds"] >= 0 for event in events if event["event"] == "revision")
+    atomic = {event["atomic"] for event in events if event["event"] == "begin"}
+    assert atomic == {database.dialect.name != "mysql"}
     assert standing(database) == HEAD["tracking"]
     assert read(database, "tracking") == pooled(shipped("tracking", database.dialect.name), HEAD["tracking"])
 
@@ -80,7 +43,7 @@ def test_it_stops_where_it_is_told_and_does_nothing_twice(tmp_path: Path) -> Non
     engine = sa.create_engine(f"sqlite:///{tmp_path}/x.db", poolclass=sa.NullPool)
     begin_at(engine, "0584bdc529eb")
     code, events, _ = lift(engine.url, "770bee3ae1dd")
-    assert (code, [event["id"] for event in events]) == (0, after("0584bdc529eb", "770bee3ae1dd"))
+    assert (code, finished(events)) == (0, after("0584bdc529eb", "770bee3ae1dd"))
     assert read(engine, "tracking") == pooled(shipped("tracking", "sqlite"), "770bee3ae1dd")
     assert lift(engine.url, "770bee3ae1dd")[:2] == (0, [])
     assert standing(engine) == "770bee3ae1dd"
@@ -115,7 +78,7 @@ def test_the_auth_chain_is_lifted_too(database: sa.Engine, revision: str) -> Non
     begin_at(database, revision, "auth")
     code, events, _ = lift(database.url, HEAD["auth"], "auth")
     assert code == 0, events
-    assert [event["id"] for event in events] == after(revision, HEAD["auth"], "auth")
+    assert finished(events) == after(revision, HEAD["auth"], "auth")
     assert standing(database, "auth") == HEAD["auth"]
     assert read(database, "auth") == pooled(shipped("auth", database.dialect.name), HEAD["auth"])
 
@@ -136,27 +99,164 @@ def test_a_script_that_fails_is_one_event_and_exit_1(database: sa.Engine) -> Non
         connection.exec_driver_sql("DROP TABLE span_metrics")
     code, events, _ = lift(database.url, HEAD["tracking"])
     assert code == 1
-    assert [event["event"] for event in events] == ["error"]
-    assert "span_metrics" in events[0]["message"]
-    assert events[0]["kind"]
+    assert [event["event"] for event in events] == ["begin", "error"]
+    assert events[1]["id"] == events[0]["id"] == "75868b020152"
+    assert "span_metrics" in events[1]["message"]
+    assert events[1]["kind"]
     assert standing(database) == "b7e2c1a4d9f3"
-    if database.dialect.name == "postgresql":
-        # One transaction: nothing of the upgrade is left, so that it can simply be run again.
+    if events[0]["atomic"]:
+        # One transaction: nothing of the revision is left, so that it can simply be run again.
         left = read(database, "tracking")
-        before = pooled(shipped("tracking", "postgresql"), "b7e2c1a4d9f3")
+        before = pooled(shipped("tracking", database.dialect.name), "b7e2c1a4d9f3")
         assert left == {name: table for name, table in before.items() if name != "span_metrics"}
 
 
-@pytest.mark.postgres
-def test_a_failure_on_postgresql_takes_back_the_revisions_before_it(postgres_url: str) -> None:
-    engine = sa.create_engine(postgres_url, poolclass=sa.NullPool)
-    begin_at(engine, "1971f2d9a75b")
-    with engine.begin() as connection:
+@pytest.mark.parametrize("database", SERVERS[:2], indirect=True)
+def test_a_failure_keeps_the_revisions_before_it_and_the_same_call_carries_on(database: sa.Engine) -> None:
+    begin_at(database, "1971f2d9a75b")
+    fill_traces(database, traces=30)
+    with database.begin() as connection:
         connection.exec_driver_sql("DROP TABLE span_metrics")
-    code, events, _ = lift(engine.url, HEAD["tracking"])
-    assert code == 1
-    assert [event["event"] for event in events] == ["revision", "revision", "error"]
-    assert standing(engine) == "1971f2d9a75b"
+    code, events, _ = lift(database.url, HEAD["tracking"])
+    assert (code, finished(events)) == (1, after("1971f2d9a75b", "b7e2c1a4d9f3"))
+    assert standing(database) == "b7e2c1a4d9f3"
+    with database.begin() as connection:
+        again = schema.schema_at("tracking", database.dialect.name, "b7e2c1a4d9f3").tables["span_metrics"]  # type: ignore[arg-type]
+        for statement in (*again.create, *again.finish, *again.link):
+            connection.exec_driver_sql(statement)
+    code, events, _ = lift(database.url, HEAD["tracking"])
+    assert (code, finished(events)) == (0, after("b7e2c1a4d9f3", HEAD["tracking"]))
+    assert read(database, "tracking") == pooled(shipped("tracking", database.dialect.name), HEAD["tracking"])
+
+
+# -- kills -----------------------------------------------------------------------------------------------------------
+
+
+def kill_at(url: sa.URL, revision: str, seconds: float) -> bool:
+    """Start the child and end it with SIGKILL so long after a revision was begun; False when it had ended before."""
+    command, environment = command_for(url, HEAD["tracking"])
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    for line in child.stdout:
+        event = json.loads(line)
+        if event["event"] == "begin" and event["id"] == revision:
+            time.sleep(seconds)
+            break
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    return child.returncode == -signal.SIGKILL
+
+
+def settled(engine: sa.Engine) -> None:
+    """Wait until the server has noticed that its client is gone."""
+    if engine.dialect.name == "postgresql":
+        with engine.connect() as connection:
+            others = (
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            while connection.exec_driver_sql(others).scalar():
+                time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("start", "seed", "kills"), [("base", 1, 8), ("c8d9e0f1a2b3", 2, 4)])
+@pytest.mark.parametrize("database", SERVERS[:2], indirect=True)
+def test_killed_at_any_instant_it_stands_at_one_revision_and_carries_on(
+    database: sa.Engine, start: str, seed: int, kills: int
+) -> None:
+    dialect = database.dialect.name
+    fill = _fill_base if start == "base" else _fill_both
+    definitions = shipped("tracking", dialect)
+    with another(database) as undisturbed:
+        begin_at(undisturbed, start)
+        fill(undisturbed)
+        code, events, _ = lift(undisturbed.url, HEAD["tracking"])
+        assert code == 0, events
+        expected = all_rows(undisturbed)
+    times = {event["id"]: event["seconds"] for event in events if event["event"] == "revision"}
+    begin_at(database, start)
+    fill(database)
+    randomly = random.Random(seed)
+    killed = 0
+    for turn in range(kills):
+        here = standing(database) or "base"
+        left = after(here, HEAD["tracking"])
+        if not left:
+            break
+        # An instant among those that remain, evenly in time, so that the last kills come near the end.
+        instant = randomly.random() * sum(times[r] for r in left) / (kills - turn)
+        ends = list(accumulate(times[r] for r in left))
+        place = next(i for i, end in enumerate(ends) if end >= instant)
+        killed += kill_at(database.url, left[place], instant - (ends[place - 1] if place else 0))
+        settled(database)
+        now = standing(database) or "base"
+        assert now in [here, *left]
+        assert read(database, "tracking") == pooled(definitions, now), now
+    assert killed >= kills // 2
+    code, events, _ = lift(database.url, HEAD["tracking"])
+    assert code == 0, events
+    assert all_rows(database) == expected
+    assert read(database, "tracking") == pooled(definitions, HEAD["tracking"])
+
+
+def _fill_base(engine: sa.Engine) -> None:
+    """Enough metrics that rewriting them takes a while."""
+    with engine.begin() as connection:
+        metrics, runs = (sa.Table(n, sa.MetaData(), autoload_with=connection) for n in ("metrics", "runs"))
+        names = [f"{number:032x}" for number in range(20)]
+        connection.execute(
+            runs.insert(),
+            [{"run_uuid": n, "user_id": "ann", "status": "FINISHED", "lifecycle_stage": "active"} for n in names],
+        )
+        points = [
+            {"run_uuid": run, "key": f"m{point % 10}", "timestamp": point, "value": point / 7}
+            for run in names
+            for point in range(1500)
+        ]
+        connection.execute(metrics.insert(), points)
+
+
+def _fill_both(engine: sa.Engine) -> None:
+    fill_traces(engine, traces=1500)
+    fill_metrics(engine)
+
+
+def test_a_child_that_is_killed_within_one_transaction_of_many_statements(tmp_path: Path) -> None:
+    """SQLite alone, at every statement of one revision: that is what its own transactions did not survive."""
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/x.db", poolclass=sa.NullPool)
+    begin_at(engine, "7ac759974ad8")
+    fill_metrics(engine)
+    before = all_rows(engine)
+    definitions = shipped("tracking", "sqlite")
+    for statements in range(1, 200):
+        command, environment = command_for(engine.url, "89d4b8295536")
+        done = subprocess.run(
+            [command[0], "-c", _DIES, str(statements), *command[1:]], env=environment, capture_output=True
+        )
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert standing(engine) == "7ac759974ad8"
+        assert read(engine, "tracking") == pooled(definitions, "7ac759974ad8")
+        assert all_rows(engine) == before
+    assert statements > 6
+    assert standing(engine) == "89d4b8295536"
+    assert read(engine, "tracking") == pooled(definitions, "89d4b8295536")
+
+
+# Runs the child, which kills itself before its Nth statement.
+_DIES = """
+import os, runpy, signal, sys
+from sqlalchemy import Engine, event
+left = int(sys.argv[1])
+@event.listens_for(Engine, "before_cursor_execute")
+def count(*_):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def test_a_revision_that_the_scripts_do_not_have_is_an_error(tmp_path: Path) -> None:
@@ -164,6 +264,7 @@ def test_a_revision_that_the_scripts_do_not_have_is_an_error(tmp_path: Path) -> 
     begin_at(engine, HEAD["tracking"])
     code, events, _ = lift(engine.url, "ffffffffffff")
     assert (code, [event["event"] for event in events]) == (1, ["error"])
+    assert events[0]["id"] is None
     assert "ffffffffffff" in events[0]["message"]
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'eeeeeeeeeeee'")
