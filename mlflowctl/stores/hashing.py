@@ -178,6 +178,11 @@ class TableHash:
             self._sum = (self._sum + lane_sum(high, low)) % MODULUS
             self.rows += rows.num_rows
 
+    def take(self, rows: int, hexdigest: str) -> None:
+        """Take in the hash of other rows of the same table."""
+        self._sum = (self._sum + int(hexdigest, 16)) % MODULUS
+        self.rows += rows
+
     @property
     def hexdigest(self) -> str:
         """32 hexadecimal digits."""

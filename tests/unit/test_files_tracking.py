@@ -383,10 +383,10 @@ class TestMalformed:
         path = store.write(f"1/{RUN}/params/a", "1")
         real = walk.read_bytes
 
-        def denied(name: str) -> bytes:
+        def denied(name: str, see: Any = None) -> bytes:
             if name == str(path):
                 raise PermissionError(13, "Permission denied")
-            return real(name)
+            return real(name, see)
 
         monkeypatch.setattr(walk, "read_bytes", denied)
         report = store.read()[1]

@@ -136,3 +136,21 @@ def test_reading_twice_gives_the_same(unpacked: Path) -> None:
         second = [(b.table, b.rows) for b in reader.batches()]
         assert [t for t, _ in first] == [t for t, _ in second]
         assert all(a.equals(b) for (_, a), (_, b) in zip(first, second, strict=True))
+
+
+@pytest.mark.skipif(not STORES, reason="MLFLOWCTL_WILD_STORES names no folder of wild stores")
+@pytest.mark.parametrize("policy", ["skip", "fix"])
+def test_no_store_stops_when_bad_rows_do_not(policy: str, unpacked: Path) -> None:
+    for wild in STORES:
+        reader = open_files(unpacked / wild.name / "mlruns", policy)
+        rows: Counter[str] = Counter()
+        for batch in reader.batches():
+            rows[batch.table] += batch.rows.num_rows
+        assert reader.report.troubles == []
+        assert reader.changed() == []
+        expected = {rule for hazard, rule in CONFLICTS.items() if hazard in wild.hazards}
+        assert expected <= {r.rule for r in reader.rejects} <= (set(CONFLICTS.values()) if expected else set())
+        if policy == "fix":
+            assert all(r.became for r in reader.rejects if r.rule in CONFLICTS.values())
+        if policy == "fix" or not expected:
+            assert rows["runs"] == wild.rows["runs"]

@@ -34,14 +34,19 @@ class Inputs:
         self._number = number
         self._has_model = has_model
         self._ids: dict[str, str] = {}
+        self._rejected: set[str] = set()
         by_name: dict[tuple[str, str], str] = {}
-        for name in walk.names(f"{path}/{DATASETS}") or []:
+        for name in walk.names(f"{path}/{DATASETS}", "datasets") or []:
             self._dataset(name, f"{path}/{DATASETS}/{name}", by_name)
 
     def _dataset(self, name: str, path: str, by_name: dict[tuple[str, str], str]) -> None:
         walk = self._walk
+        walk.about("datasets", {"experiment_id": self._number}, path)
+        before = walk.rejected
         fields = _described(walk, path, "dataset")
         if fields is None:
+            if walk.rejected > before:
+                self._rejected.add(name)
             return
         meta = f"{path}/{META}"
         try:
@@ -64,7 +69,9 @@ class Inputs:
             }
         except MalformedError as bad:
             walk.malformed(meta, bad)
+            self._rejected.add(name)
             return
+        walk.mended(meta, fields, row)
         self._ids[name] = by_name[dataset, digest] = identity
         walk.tables.add("datasets", **row)
 
@@ -72,13 +79,15 @@ class Inputs:
         """The inputs and outputs of one run: they name their run by the folder they lie in."""
         for folder, give in ((INPUTS, self._input), (OUTPUTS, self._output)):
             seen: set[tuple[str, str]] = set()
-            for name in self._walk.names(f"{path}/{folder}") or []:
+            for name in self._walk.names(f"{path}/{folder}", "inputs") or []:
                 entry = f"{path}/{folder}/{name}"
+                self._walk.about("inputs", {"run_uuid": run}, entry)
                 fields = _described(self._walk, entry, folder[:-1])
                 if fields is None:
                     continue
                 try:
                     give(run, name, fields, seen)
+                    self._walk.mended(f"{entry}/{META}", fields, fields.values)
                 except MalformedError as bad:
                     self._walk.malformed(f"{entry}/{META}", bad)
 
@@ -89,6 +98,8 @@ class Inputs:
         tags = _texts(fields)
         if kind == "DATASET":
             dataset = self._ids.get(source)
+            if source in self._rejected and walk.lenient:
+                raise MalformedError("names a dataset that was rejected", rule="input_of_rejected_dataset")
             if dataset is None:
                 walk.left_behind(
                     "inputs of runs that name an absent dataset",

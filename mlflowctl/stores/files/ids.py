@@ -19,43 +19,78 @@ if TYPE_CHECKING:
 class Ids:
     """Finds an ID that stands in two experiments, with eight bytes of memory an ID.
 
-    Hashes that occur twice are looked up by name in the end, in the folders where they came from.
+    Hashes that occur twice are looked up by name in the end, in the folders where they came from. Where such an ID does
+    not stop a migration, ``firsts`` is called beforehand, and ``claimed`` says of each which one stays.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, names_in: Callable[[str], list[str]]) -> None:
         self._what = what
+        self._names_in = names_in
         self._hashes = array("q")
         self._folders: dict[str, None] = {}
+        self._again: set[int] = set()
+        self._claims: dict[str, str] = {}
+
+    @property
+    def rule(self) -> str:
+        """The rule that an ID breaks which stands twice."""
+        return f"{self._what.replace(' ', '_')}_id_twice"
 
     def add(self, name: str, experiment: str) -> None:
         """An ID, and the folder of its experiment."""
         self._hashes.append(hash(name))
         self._folders[experiment] = None
 
-    def report(self, walk: Walk, names_in: Callable[[str], list[str]]) -> None:
-        """A trouble for each ID that was added twice. ``names_in`` lists the IDs of an experiment's folder."""
+    def report(self, walk: Walk) -> None:
+        """A trouble for each ID that was added twice."""
         if len(self._folders) < 2:
             return
-        hashes, counts = np.unique(np.frombuffer(self._hashes, np.int64), return_counts=True)
-        again = set(hashes[counts > 1].tolist())
+        again = self._repeated()
         if not again:
             return
         places: dict[str, list[str]] = defaultdict(list)
         for path in self._folders:
-            for name in names_in(path):
+            for name in self._names_in(path):
                 if hash(name) in again:
                     places[name].append(path)
         for name, paths in sorted(places.items()):
             if len(paths) > 1:
-                rule = f"{self._what.replace(' ', '_')}_id_twice"
                 others = " and ".join(paths[:-1])
-                walk.trouble(rule, paths[-1], f"holds the {self._what} {name}, which lies in {others} too")
+                walk.trouble(self.rule, paths[-1], f"holds the {self._what} {name}, which lies in {others} too")
+
+    def firsts(self, experiments: list[str], names_in: Callable[[str], list[str]] | None = None) -> None:
+        """Look for IDs that stand in several of these folders of experiments; ``names_in`` may name more than IDs."""
+        if len(experiments) < 2:
+            return
+        for path in experiments:
+            try:
+                self._hashes.extend(map(hash, (names_in or self._names_in)(path)))
+            except OSError:  # named when it is read
+                continue
+        self._again = self._repeated()
+        self._hashes = array("q")
+
+    def claimed(self, name: str, experiment: str) -> str | None:
+        """None for the first whole one of an ID, in the order of reading; for others what is wrong with them."""
+        if not self._again or hash(name) not in self._again:
+            return None
+        first = self._claims.setdefault(name, experiment)
+        return None if first == experiment else f"is the {self._what} {name}, which lies in {first} too"
+
+    def _repeated(self) -> set[int]:
+        hashes, counts = np.unique(np.frombuffer(self._hashes, np.int64), return_counts=True)
+        return set(hashes[counts > 1].tolist())
 
 
 def runs_in(experiment: str) -> list[str]:
     """The runs of an experiment's folder."""
     names = os.listdir(experiment)
     return [n for n in names if n not in RESERVED_IN_EXPERIMENT and os.path.exists(f"{experiment}/{n}/{META}")]
+
+
+def maybe_runs_in(experiment: str) -> list[str]:
+    """What may be a run in an experiment's folder, by one look at it."""
+    return [n for n in os.listdir(experiment) if n not in RESERVED_IN_EXPERIMENT]
 
 
 def folders_in(sub: str) -> Callable[[str], list[str]]:

@@ -51,7 +51,7 @@ class MetricFiles:
             self._walk.normal("empty_metric_file")
             return
         if self._walk.muted:
-            self._checked(path, data)
+            self._checked((key, run, path, data))
             return
         self._files.append((key, run, path, data))
         self._size += len(data)
@@ -86,7 +86,7 @@ class MetricFiles:
         if points is not None and all(f[3][-1] == 10 for f in files):
             return counts, points
         del data, points
-        each = [self._checked(path, content) for _, _, path, content in files]
+        each = [self._checked(file) for file in files]
         counts = np.array([len(p.times) for p in each], np.int64)
         return counts, Points(
             np.concatenate([p.times for p in each]),
@@ -94,12 +94,15 @@ class MetricFiles:
             np.concatenate([p.steps for p in each]),
         )
 
-    def _checked(self, path: str, data: bytes) -> Points:
+    def _checked(self, file: _File) -> Points:
+        key, run, path, data = file
         if len(data) > _WORTH_ARROW:
             content = data.replace(b"\r\n", b"\n")
             points = parse_regular(content, content.count(b"\n"), _fields_of_first_line(content))
             if points is not None:
                 return points
+        if self._walk.lenient:  # what is rejected here was gathered a while ago
+            self._walk.about("metrics", {"key": key, "run_uuid": run})
         return read_points(self._walk, path, data)
 
     def _latest(
@@ -195,10 +198,13 @@ def read_points(walk: Walk, path: str, data: bytes) -> Points:
         points = parse_lines(data)
     except UnicodeDecodeError as bad:
         line = data.count(b"\n", 0, bad.start) + 1
-        walk.trouble("invalid_utf8", path, "is not valid UTF-8", line)
-        empty = np.empty(0, np.int64)
-        return Points(empty, np.empty(0, np.float64), empty)
-    report_bad_lines(walk, path, points.bad)
+        if walk.lenient:
+            walk.reject("invalid_utf8", path, "is not valid UTF-8", line, data=data)
+        else:
+            walk.trouble("invalid_utf8", path, "is not valid UTF-8", line)
+        return _no_points()
+    if report_bad_lines(walk, path, data, points.bad):
+        return _no_points()
     if points.with_dataset:
         walk.left_behind(
             "datasets named in metric lines of runs",
@@ -210,9 +216,19 @@ def read_points(walk: Walk, path: str, data: bytes) -> Points:
     return points
 
 
-def report_bad_lines(walk: Walk, path: str, bad: list[BadLine]) -> None:
-    """A trouble a line; of a file that is bad throughout the first hundred."""
+def report_bad_lines(walk: Walk, path: str, data: bytes, bad: list[BadLine]) -> bool:
+    """A trouble a line; of a file that is bad throughout the first hundred. Or the file is rejected, which is returned."""
+    if walk.lenient and bad:
+        more = f"; {len(bad)} such lines" if len(bad) > 1 else ""
+        walk.reject("malformed_metric_line", path, bad[0].text + more, bad[0].line, data=data)
+        return True
     for line in bad[:MAX_BAD_LINES]:
         walk.trouble("malformed_metric_line", path, line.text, line.line)
     if len(bad) > MAX_BAD_LINES:
         walk.trouble("malformed_metric_line", path, f"has {len(bad) - MAX_BAD_LINES} more malformed lines")
+    return False
+
+
+def _no_points() -> Points:
+    empty = np.empty(0, np.int64)
+    return Points(empty, np.empty(0, np.float64), empty)

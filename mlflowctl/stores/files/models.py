@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from mlflowctl.stores.files.experiments import STAGES
 from mlflowctl.stores.files.layout import META, METRICS, MODELS, PARAMS, TAGS
 from mlflowctl.stores.files.metrics import report_bad_lines
 from mlflowctl.stores.files.pairs import give_pairs
 from mlflowctl.stores.files.points import BadLine, for_sql
 from mlflowctl.stores.files.rows import MAX_ROWS, int_array
-from mlflowctl.stores.files.tracking import STAGES
+from mlflowctl.stores.files.stamps import MODEL
 from mlflowctl.stores.files.yamls import Fields, MalformedError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def give_models(walk: Walk, folder: ExperimentFolder, number: int, ids: Ids, *, 
     if not walk.tables.wants(*_TABLES):
         return
     base = f"{folder.path}/{MODELS}"
-    for name in walk.names(base) or []:
+    for name in walk.names(base, "logged_models") or []:
         path = f"{base}/{name}"
         names = walk.names(path)
         if names is None:
@@ -69,20 +70,28 @@ def give_models(walk: Walk, folder: ExperimentFolder, number: int, ids: Ids, *, 
                     "no file says which model it was; MLflow does not show them either",
                 )
             continue
-        muted, walk.muted = walk.muted, walk.muted or not _give_model(walk, folder, number, name, path)
+        whole = _give_model(walk, folder, number, name, path, ids)
+        if walk.lenient and not whole:
+            walk.stamps.unread_thing(MODEL, folder, name)
+            continue
+        muted, walk.muted = walk.muted, walk.muted or not whole
         owner = {"model_id": name, "experiment_id": number}
         give_pairs(walk, "logged_model_params", f"{path}/{PARAMS}", owner, key="param_key", value="param_value")
         give_pairs(walk, "logged_model_tags", f"{path}/{TAGS}", owner, key="tag_key", value="tag_value")
         if walk.tables.wants("logged_model_metrics"):
+            walk.about("logged_model_metrics", {"model_id": name})
             for key, file, data in walk.files(f"{path}/{METRICS}"):
                 points.add(folder, (name, number, key), file, data)
         walk.muted = muted
-        ids.add(name, folder.path)
+        walk.stamps.thing(MODEL, folder, name)
+        if not walk.lenient:
+            ids.add(name, folder.path)
         yield
 
 
-def _give_model(walk: Walk, folder: ExperimentFolder, number: int, name: str, path: str) -> bool:
+def _give_model(walk: Walk, folder: ExperimentFolder, number: int, name: str, path: str, ids: Ids) -> bool:
     meta = f"{path}/{META}"
+    walk.about("logged_models", {"model_id": name}, path)
     fields = walk.fields(meta)
     if fields is None:
         return False
@@ -93,6 +102,11 @@ def _give_model(walk: Walk, folder: ExperimentFolder, number: int, name: str, pa
         return False
     if row is None:
         return False
+    twice = ids.claimed(name, folder.path) if walk.lenient else None
+    if twice is not None:
+        walk.reject(ids.rule, meta, twice)
+        return False
+    walk.mended(meta, fields, row)
     walk.tables.add("logged_models", **row)
     return True
 
@@ -115,7 +129,10 @@ def _model_row(
         raise MalformedError(f"has the unknown lifecycle_stage {stage!r}")
     status = fields.required_integer("status")
     if status not in _STATUSES:
-        raise MalformedError(f"has {status} under 'status', which is none of {sorted(_STATUSES)}")
+        fault = f"has {status} under 'status', which is none of {sorted(_STATUSES)}"
+        status = 0
+        if not fields.mend("status", status, fault):
+            raise MalformedError(fault)
     return {
         "model_id": name,
         "experiment_id": number,
@@ -153,14 +170,15 @@ class ModelPoints:
         if not data:
             walk.normal("empty_metric_file")
             return
+        if walk.lenient:
+            walk.about("logged_model_metrics", {"model_id": owner[0], "metric_name": owner[2]})
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError as bad:
             walk.trouble("invalid_utf8", path, "is not valid UTF-8", data.count(b"\n", 0, bad.start) + 1)
             return
         points, faults = _parsed(text)
-        report_bad_lines(walk, path, faults)
-        if walk.muted or not points:
+        if report_bad_lines(walk, path, data, faults) or walk.muted or not points:
             return
         stored, nan = for_sql(np.array([p[1] for p in points], np.float64))
         best: dict[tuple[int, int, str], int] = {}

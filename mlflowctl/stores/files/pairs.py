@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
     from mlflowctl.stores.files.walk import Walk
 
+_NOT_UTF8 = "is not valid UTF-8"
+
 
 def read_pairs(walk: Walk, folder: str) -> tuple[list[str], list[bytes]]:
     """Keys and values of a folder; none when it is not there."""
@@ -35,8 +37,10 @@ def add_pairs(
 ) -> None:
     """Entries of a folder as rows of ``table``, with the columns of their owner."""
 
-    def invalid(name: str) -> None:
-        walk.trouble("invalid_utf8", f"{folder}/{name}", "is not valid UTF-8")
+    def invalid(name: str, data: bytes) -> str | None:
+        # Rows are made long after their files were read, so the walk is about something else by now.
+        walk.about(table, owner)
+        return not_utf8(walk, f"{folder}/{name}", data, {key: name}, value)
 
     walk.tables.add_pairs(table, key, value, owner, keys, values, invalid)
 
@@ -46,14 +50,29 @@ def give_pairs(
 ) -> None:
     """A folder's entries as rows of ``table``, if it is asked for."""
     if walk.tables.wants(table):
+        walk.about(table, owner)
         keys, values = read_pairs(walk, folder)
         add_pairs(walk, table, folder, owner, keys, values, key=key, value=value)
 
 
-def as_text(walk: Walk, path: str, data: bytes) -> str | None:
-    """A file's text, or None after a trouble."""
+def as_text(walk: Walk, path: str, data: bytes, key: Mapping[str, Any] | None = None) -> str | None:
+    """A file's text, or None after a trouble or a reject."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as bad:
-        walk.trouble("invalid_utf8", path, "is not valid UTF-8", data.count(b"\n", 0, bad.start) + 1)
+        if walk.lenient:
+            return not_utf8(walk, path, data, key or {}, "value")
+        walk.trouble("invalid_utf8", path, _NOT_UTF8, data.count(b"\n", 0, bad.start) + 1)
         return None
+
+
+def not_utf8(walk: Walk, path: str, data: bytes, key: Mapping[str, Any], value: str) -> str | None:
+    """What becomes of an entry whose value is not UTF-8: a text, or None when it is left out."""
+    replaced = data.decode("utf-8", "replace")
+    if not walk.lenient:
+        walk.trouble("invalid_utf8", path, _NOT_UTF8)
+        # The row keeps its place; the trouble stops the migration before anybody relies on it.
+        return replaced
+    became = {value: replaced} if walk.mends else None
+    walk.reject("invalid_utf8", path, _NOT_UTF8, data=data, key=key, became=became)
+    return replaced if walk.mends else None

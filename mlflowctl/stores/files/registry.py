@@ -6,9 +6,9 @@ import unicodedata
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from mlflowctl.stores.files.experiments import WORKSPACE
 from mlflowctl.stores.files.layout import ALIASES, META, MODELS, TAGS, VERSION_PREFIX
 from mlflowctl.stores.files.pairs import give_pairs
-from mlflowctl.stores.files.tracking import WORKSPACE
 from mlflowctl.stores.files.yamls import Fields, MalformedError
 
 if TYPE_CHECKING:
@@ -29,12 +29,13 @@ def give_registry(walk: Walk) -> Iterator[None]:
     if not walk.tables.wants(*_TABLES):
         return
     base = f"{walk.root}/{MODELS}"
-    for name in walk.names(base) or []:
+    for name in walk.names(base, "registered_models") or []:
         path = f"{base}/{name}"
-        names = walk.names(path)
+        names = walk.names(path, "model_versions")
         if names is None:
             walk.normal("stray_file")
             continue
+        walk.about("registered_models", {"name": name}, path)
         versions = [n for n in names if n.startswith(VERSION_PREFIX)]
         if META not in names:
             if any(walk.names(f"{path}/{n}") for n in versions):
@@ -42,12 +43,18 @@ def give_registry(walk: Walk) -> Iterator[None]:
             else:
                 walk.normal("foreign_folder")
             continue
-        _give_model(walk, name, path, versions)
+        if _give_model(walk, name, path, versions):
+            walk.stamps.registered_model(name)
+        else:
+            walk.stamps.unread_registered_model(walk.root, name)
         yield
 
 
-def _give_model(walk: Walk, folder: str, path: str, versions: list[str]) -> None:
+def _give_model(walk: Walk, folder: str, path: str, versions: list[str]) -> bool:
+    """Whether it was read, not rejected with all below it."""
     fields = walk.fields(f"{path}/{META}")
+    if walk.lenient and fields is None:
+        return False
     muted, walk.muted = walk.muted, walk.muted or fields is None
     name = folder
     if fields is not None:
@@ -56,12 +63,16 @@ def _give_model(walk: Walk, folder: str, path: str, versions: list[str]) -> None
         except MalformedError as bad:
             walk.malformed(f"{path}/{META}", bad)
             walk.muted = True
+    if walk.lenient and walk.muted:
+        walk.muted = muted
+        return False
     owner = {"name": name, "workspace": WORKSPACE}
     give_pairs(walk, "registered_model_tags", f"{path}/{TAGS}", owner)
     numbers = {_give_version(walk, owner, version, f"{path}/{version}") for version in versions}
     if walk.tables.wants("registered_model_aliases"):
         _give_aliases(walk, owner, f"{path}/{ALIASES}", numbers)
     walk.muted = muted
+    return True
 
 
 def _model_name(walk: Walk, folder: str, path: str, fields: Fields) -> str:
@@ -75,6 +86,8 @@ def _model_name(walk: Walk, folder: str, path: str, fields: Fields) -> str:
         "last_updated_time": fields.integer("last_updated_timestamp"),
         "description": fields.text("description"),
     }
+    if not walk.muted:
+        walk.mended(f"{path}/{META}", fields, {"name": name, **row})
     walk.tables.add("registered_models", name=name, workspace=WORKSPACE, **row)
     return name
 
@@ -85,6 +98,7 @@ def _give_version(walk: Walk, owner: dict[str, str], folder: str, path: str) -> 
     if names is None:
         walk.normal("stray_file")
         return None
+    walk.about("model_versions", {**owner, "version": folder[len(VERSION_PREFIX) :]}, path)
     if META not in names:
         if names:
             walk.trouble("model_version_without_meta_yaml", path, "has no meta.yaml")
@@ -98,6 +112,10 @@ def _give_version(walk: Walk, owner: dict[str, str], folder: str, path: str) -> 
             number = _version_row(walk, owner, folder, meta, fields)
         except MalformedError as bad:
             walk.malformed(meta, bad)
+    if walk.lenient and number is None:
+        if walk.tables.wants("model_version_tags"):
+            walk.stamps.see_below(f"{path}/{TAGS}")
+        return None
     muted, walk.muted = walk.muted, walk.muted or number is None
     give_pairs(walk, "model_version_tags", f"{path}/{TAGS}", {**owner, "version": number})
     walk.muted = muted
@@ -130,16 +148,22 @@ def _version_row(walk: Walk, owner: dict[str, str], folder: str, meta: str, fiel
         walk.left_behind(
             "logged models named by model versions", "the table model_versions has no column for them (model_id)"
         )
+    walk.mended(meta, fields, row)
     walk.tables.add("model_versions", **owner, version=number, **row)
     return number
 
 
 def _give_aliases(walk: Walk, owner: dict[str, str], folder: str, numbers: set[int | None]) -> None:
+    walk.about("registered_model_aliases", owner)
     for alias, path, data in walk.files(folder):
         text = data.strip()
         if not (text.isdigit() and 0 < int(text) <= _LARGEST_VERSION):
             shown = data[:40].decode("utf-8", "backslashreplace")
-            walk.trouble("alias_not_a_number", path, f"names the version {shown!r}, which is no number")
+            fault = f"names the version {shown!r}, which is no number"
+            if walk.lenient:
+                walk.reject("alias_not_a_number", path, fault, data=data, key={"alias": alias})
+            else:
+                walk.trouble("alias_not_a_number", path, fault)
             continue
         if int(text) not in numbers:
             walk.normal("alias_of_absent_version")

@@ -61,9 +61,12 @@ class Tables:
         owner: Mapping[str, Any],
         keys: list[str],
         values: list[bytes],
-        invalid: Callable[[str], None],
+        invalid: Callable[[str, bytes], str | None],
     ) -> None:
-        """Keys and values that belong to one owner. ``invalid`` is told the keys whose value is not UTF-8."""
+        """Keys and values that belong to one owner.
+
+        ``invalid`` is asked what becomes of a key's value that is not UTF-8: a text, or None for no row.
+        """
         if self.muted or table not in self._wanted or not keys:
             return
         pairs = self._pairs.get(table)
@@ -140,11 +143,15 @@ class _Pairs:
         self._values: list[bytes] = []
         self._owners: list[Mapping[str, Any]] = []
         self._counts: list[int] = []
-        self._invalid: list[Callable[[str], None]] = []
+        self._invalid: list[Callable[[str, bytes], str | None]] = []
         self._size = 0
 
     def add(
-        self, owner: Mapping[str, Any], keys: list[str], values: list[bytes], invalid: Callable[[str], None]
+        self,
+        owner: Mapping[str, Any],
+        keys: list[str],
+        values: list[bytes],
+        invalid: Callable[[str, bytes], str | None],
     ) -> bool:
         self._keys += keys
         self._values += values
@@ -173,6 +180,9 @@ class _Pairs:
         for name in self._owners[0]:
             columns[name] = pa.array([o[name] for o in self._owners], self._types[name]).take(owner)
         self._clear()
+        if values.null_count:
+            there = values.take(order).is_valid()
+            columns = {name: column.filter(there) for name, column in columns.items()}
         return columns
 
     def _valid_values(self) -> list[str | None]:
@@ -182,7 +192,5 @@ class _Pairs:
             try:
                 found.append(value.decode("utf-8"))
             except UnicodeDecodeError:
-                tell(key)
-                # The row keeps its place; the trouble stops the migration before anybody relies on it.
-                found.append(value.decode("utf-8", "replace"))
+                found.append(tell(key, value))
         return found

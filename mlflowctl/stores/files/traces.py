@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflowctl.stores.files.layout import ASSESSMENTS, REQUEST_METADATA, TAGS, TRACE_INFO, TRACES
 from mlflowctl.stores.files.pairs import add_pairs, as_text, read_pairs
+from mlflowctl.stores.files.stamps import TRACE
 from mlflowctl.stores.files.yamls import Fields, MalformedError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def give_traces(walk: Walk, folder: ExperimentFolder, number: int, ids: Ids) -> 
     if not walk.tables.wants(*_TABLES):
         return
     base = f"{folder.path}/{TRACES}"
-    for name in walk.names(base) or []:
+    for name in walk.names(base, "trace_info") or []:
         path = f"{base}/{name}"
         names = walk.names(path)
         if names is None:
@@ -61,13 +62,13 @@ def give_traces(walk: Walk, folder: ExperimentFolder, number: int, ids: Ids) -> 
                     "no file says when the trace was and how it ended; MLflow does not show them either",
                 )
         else:
-            _give_trace(walk, folder, number, name, path)
-            ids.add(name, folder.path)
+            _give_trace(walk, folder, number, name, path, ids)
             yield
 
 
-def _give_trace(walk: Walk, folder: ExperimentFolder, number: int, name: str, path: str) -> None:
+def _give_trace(walk: Walk, folder: ExperimentFolder, number: int, name: str, path: str, ids: Ids) -> None:
     file = f"{path}/{TRACE_INFO}"
+    walk.about("trace_info", {"request_id": name}, path)
     fields = walk.fields(file, _RULE)
     row: dict[str, Any] | None = None
     if fields is not None:
@@ -75,6 +76,14 @@ def _give_trace(walk: Walk, folder: ExperimentFolder, number: int, name: str, pa
             row = _trace_row(walk, folder, number, name, file, fields)
         except MalformedError as bad:
             walk.malformed(file, bad, _RULE)
+    if walk.lenient:
+        twice = ids.claimed(name, folder.path) if row is not None else None
+        if twice is not None:
+            walk.reject(ids.rule, file, twice)
+        if row is None or fields is None or twice is not None:
+            walk.stamps.unread_thing(TRACE, folder, name)
+            return
+        walk.mended(file, fields, row, _RULE)
     muted, walk.muted = walk.muted, walk.muted or row is None
     owner = {"request_id": name}
     promoted = _give_without(walk, "trace_tags", f"{path}/{TAGS}", owner, (_NAME_TAG,))
@@ -86,24 +95,28 @@ def _give_trace(walk: Walk, folder: ExperimentFolder, number: int, name: str, pa
         walk.tables.add("trace_info", **row)
     if walk.tables.wants("assessments"):
         time = 0 if row is None else row["timestamp_ms"]
-        for entry in walk.names(f"{path}/{ASSESSMENTS}") or []:
+        for entry in walk.names(f"{path}/{ASSESSMENTS}", "assessments") or []:
             if entry.endswith(".yaml"):
                 _give_assessment(walk, f"{path}/{ASSESSMENTS}/{entry}", entry[:-5], name, number, time)
             else:
                 walk.normal("stray_file")
     walk.muted = muted
+    walk.stamps.thing(TRACE, folder, name)
+    if not walk.lenient:
+        ids.add(name, folder.path)
 
 
 def _give_without(
     walk: Walk, table: str, folder: str, owner: Mapping[str, str], promoted: tuple[str, ...]
 ) -> dict[str, str]:
     """The rows of a folder of keys, without those that MLflow 3.17 keeps in columns: these are returned as text."""
+    walk.about(table, owner)
     keys, values = read_pairs(walk, folder)
     found: dict[str, str] = {}
     for key in promoted:
         if key in keys:
             place = keys.index(key)
-            text = as_text(walk, f"{folder}/{key}", values[place])
+            text = as_text(walk, f"{folder}/{key}", values[place], {"key": key})
             if text is not None:
                 found[key] = text
             del keys[place], values[place]
@@ -141,7 +154,10 @@ def _trace_row(
         )
         return None
     if state not in _STATES:
-        raise MalformedError(f"has the unknown state {state!r}")
+        fault = f"has the unknown state {state!r}"
+        state = "STATE_UNSPECIFIED"
+        if not fields.mend("state", state, fault):
+            raise MalformedError(fault)
     return {
         "request_id": name,
         "experiment_id": number,
@@ -229,6 +245,7 @@ def _cost(value: Any) -> float | None:
 
 def _give_assessment(walk: Walk, file: str, stem: str, trace: str, number: int, time: int) -> None:
     rule = "malformed_assessment"
+    walk.about("assessments", {"assessment_id": stem, "trace_id": trace})
     fields = walk.fields(file, rule)
     if fields is None:
         return
@@ -237,6 +254,7 @@ def _give_assessment(walk: Walk, file: str, stem: str, trace: str, number: int, 
     except MalformedError as bad:
         walk.malformed(file, bad, rule)
         return
+    walk.mended(file, fields, row, rule)
     walk.tables.add("assessments", **row, experiment_id=number, trace_timestamp_ms=time)
 
 
@@ -246,7 +264,10 @@ def _assessment_row(fields: Fields, stem: str, trace: str) -> dict[str, Any]:
     source_type = str(source.get("source_type", "")).upper()
     source_type = "LLM_JUDGE" if source_type == "AI_JUDGE" else source_type
     if source_type not in _SOURCE_TYPES:
-        raise MalformedError(f"has the unknown source_type {source.get('source_type')!r}")
+        fault = f"has the unknown source_type {source.get('source_type')!r}"
+        source_type = "SOURCE_TYPE_UNSPECIFIED"
+        if not fields.mend("source_type", source_type, fault):
+            raise MalformedError(fault)
     source_id = source.get("source_id", "default")
     created, updated = (milliseconds(fields.values.get(n)) for n in ("create_time", "last_update_time"))
     if created is None or updated is None:
