@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,11 +19,42 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class OddRow:
+    """A row with a cell that has no place in its column's canonical type: text in an integer column, a blob in text.
+
+    ``cells`` has every column as the store holds it: int, float, str, bytes or None (bytes also for text that is not
+    UTF-8).
+    """
+
+    cells: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class TableBatch:
-    """Some rows of one table: ``rows`` has the table's columns by name, canonical types, any order of rows."""
+    """Some rows of one table: ``rows`` has the table's columns by name, canonical types, any order of rows.
+
+    ``odd`` are rows that stand beside ``rows``, not in it.
+    """
 
     table: str
     rows: pa.RecordBatch
+    odd: tuple[OddRow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A part of a source that is read, hashed, written and journaled as one.
+
+    ``id`` is its name in the journal; ``within`` restricts its one table in the store's own words (an SQL condition;
+    None: everything of ``tables``). The chunks of a source do not overlap and leave no row out, also when rows came or
+    went since they were drawn.
+    """
+
+    id: str
+    tables: tuple[str, ...]
+    within: str | None = None
+    rows: int = 0
+    """As far as it is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +124,8 @@ class Reader(ABC):
     snapshot: str
     """single, multiple or none"""
     report: ReadReport
+    policy: str = "stop"
+    """What a reader of files does with malformed ones: stop, skip or fix. Rows of databases are judged elsewhere."""
 
     @abstractmethod
     def counts(self, *, exact: bool) -> Mapping[str, Count]:
@@ -106,6 +139,34 @@ class Reader(ABC):
 
         ``columns`` narrows the columns of a table. Raises SourceError when the store cannot be read.
         """
+
+    def chunks(self) -> list[Chunk]:
+        """The parts in which the store is copied, parents before children. Here: one, all of it."""
+        return [Chunk("all", tuple(self.schema.tables), None, sum(c.rows for c in self.counts(exact=False).values()))]
+
+    def read(self, chunk: Chunk) -> Iterator[TableBatch]:
+        """Stream the rows of a chunk, odd ones included."""
+        return self.batches(list(chunk.tables))
+
+    def state(self) -> str | None:
+        """A text that is the same as long as the store holds the same rows; None where the store cannot tell."""
+        return None
+
+    def changed(self) -> list[str]:
+        """What changed in the store while it was read, for a store without one instant: names of runs or files."""
+        return []
+
+    def circumstances(self) -> list[Any]:
+        """What a person should know before the store is read: objects like ``stores.sql.circumstances.Circumstance``."""
+        return []
+
+    def take_rejects(self) -> list[Any]:
+        """What this reader itself left out or mended since the last call: objects like ``migrate.clean.Reject``."""
+        return []
+
+    def sibling(self) -> Reader | None:
+        """Another reader at the same instant, for another thread; None where the store has no such thing."""
+        return None
 
     @abstractmethod
     def close(self) -> None:

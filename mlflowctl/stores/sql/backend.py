@@ -6,6 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from mlflowctl.core.errors import SourceError
 from mlflowctl.core.redact import redact_text
 
 if TYPE_CHECKING:
@@ -14,43 +15,39 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from mlflowctl.core.errors import MlflowctlError
-    from mlflowctl.stores.api import Count, Trouble
+    from mlflowctl.stores.api import Count, OddRow, Trouble
     from mlflowctl.stores.schema import Column, Dialect, Table
     from mlflowctl.stores.uri import StoreUri
 
 
 DISK_FULL = re.compile(r"no space|disk.*full|is full|disk i/o error|file too large", re.IGNORECASE)
+GONE = re.compile(
+    r"server closed|connection.*(lost|closed|refused|reset|aborted|timed out|invalid)|lost connection|gone away"
+    r"|no connection|terminat|can't connect|could not connect|could not (receive|send) data|broken pipe|EOF detected"
+    r"|shutting down|starting up|in recovery mode|packet sequence|interface ?error|not (yet )?accepting connections",
+    re.IGNORECASE,
+)
+_LOCKED = re.compile(r"\block(ed|s)?\b|deadlock|lock wait", re.IGNORECASE)
 
 
 def lost(error: type[MlflowctlError], uri: StoreUri, bad: Exception) -> MlflowctlError:
-    """A driver's error in the middle of the work, in the words of the side that it concerns."""
+    """A driver's error in the middle of the work, in the words of the side that it concerns.
+
+    Its kind is ``disk_full``, ``unreachable`` (the connection broke: it may be tried again), ``locked`` or ``failed``.
+    """
     text = redact_text(str(bad)).strip()
+    what, kind = "The database failed while it was used.", "failed"
+    next_step = "See the database's own log, mend the cause, then run the same command."
     if DISK_FULL.search(text):
-        return error(
-            "The disk is full, or a limit on the size of files was met.",
-            where=uri.redacted,
-            why=text,
-            next_step="Free space, then run the same command.",
-            kind="disk_full",
-            resumable=True,
-        )
-    if re.search(r"lock", text, re.IGNORECASE):
-        return error(
-            "The database is locked by another program.",
-            where=uri.redacted,
-            why=text,
-            next_step="Let the other program finish or stop it, then run the same command.",
-            kind="locked",
-            resumable=True,
-        )
-    return error(
-        "The database failed while it was used.",
-        where=uri.redacted,
-        why=text,
-        next_step="See that it runs and can be reached, then run the same command.",
-        kind="unreachable",
-        resumable=True,
-    )
+        what, kind = "The disk is full, or a limit on the size of files was met.", "disk_full"
+        next_step = "Free space, then run the same command."
+    elif GONE.search(text) or text == "(0, '')":
+        what, kind = f"The {'source' if error is SourceError else 'target'} went away.", "unreachable"
+        next_step = "Bring it back, then run the same command: it carries on."
+    elif _LOCKED.search(text):
+        what, kind = "The database is locked by another program.", "locked"
+        next_step = "Let the other program finish or stop it, then run the same command."
+    return error(what, where=uri.redacted, why=text, next_step=next_step, kind=kind, resumable=True)
 
 
 class Backend(ABC):
@@ -64,6 +61,8 @@ class Backend(ABC):
     uri: StoreUri
     loose_types: ClassVar[bool] = False
     """Whether a cell may hold a value of another type than its column's."""
+    private: bool = False
+    """Whether a copy is read that nobody else uses, so that nobody waits."""
 
     @abstractmethod
     def catalog(self) -> Mapping[str, tuple[str, ...]]:
@@ -74,12 +73,31 @@ class Backend(ABC):
         """A small result."""
 
     @abstractmethod
-    def stream(self, table: str, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
-        """Rows of a table in canonical Arrow types, in batches of bounded size.
+    def stream(self, table: str, columns: Sequence[Column], within: str | None = None) -> Iterator[pa.RecordBatch]:
+        """Rows of a table (those for which the condition ``within`` holds) in canonical Arrow types.
 
-        Where types are loose, rows with a cell of another type are left out: the caller counts, and names them with
-        ``wrong_types``.
+        Batches are of bounded size. Where types are loose, rows with a cell of another type are left out: the caller
+        counts, and asks ``odd_rows`` for them.
         """
+
+    def odd_rows(self, table: str, columns: Sequence[Column], within: str | None = None) -> list[OddRow]:
+        """The rows that ``stream`` left out."""
+        return []
+
+    def ranges(self, table: Table, rows_each: int) -> list[str | None]:
+        """Conditions that cut a table into parts of about ``rows_each`` rows, without gap or overlap.
+
+        A table that the database cannot cut cheaply is one part: ``[None]``.
+        """
+        return [None]
+
+    def state(self) -> str | None:
+        """A text that changes whenever the rows may have; None where the database cannot tell."""
+        return None
+
+    def sibling(self) -> Backend | None:
+        """Another connection that sees the same instant, for another thread; None where there is none."""
+        return None
 
     @abstractmethod
     def estimates(self, tables: Iterable[str]) -> Mapping[str, Count]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import socket
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +43,10 @@ class MysqlBackend(WriteBackend):
 
     def __init__(self, uri: StoreUri, *, side: str) -> None:
         self.uri = uri
+        self._side = side
         self._error: type[MlflowctlError] = SourceError if side == "source" else TargetError
+        from mlflowctl.stores.sql.circumstances import session_settings
+
         try:
             import pymysql
             import pymysql.cursors
@@ -56,17 +62,24 @@ class MysqlBackend(WriteBackend):
         self._local_infile = True
         try:
             self._connection: Any = pymysql.connect(
-                charset="utf8mb4", autocommit=False, local_infile=True, binary_prefix=True, **uri.mysql_arguments()
+                charset="utf8mb4",
+                autocommit=False,
+                local_infile=True,
+                binary_prefix=True,
+                program_name=f"mlflowctl {os.getpid()}@{socket.gethostname()}",
+                **uri.mysql_arguments(),
             )
             # Zero is a value (experiment 0), backslashes and zero dates mean what they mean everywhere.
             self.execute("SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO,ANSI_QUOTES'")
             self.execute("SET SESSION time_zone = '+00:00'")
+            for statement in session_settings(self, side):
+                self.execute(statement)
             if side == "source":
                 self.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
                 self.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
             else:
+                # Unique keys are checked all the same: without, InnoDB may store a duplicate.
                 self.execute("SET SESSION foreign_key_checks = 0")
-                self.execute("SET SESSION unique_checks = 0")
         except pymysql.err.Error as bad:
             raise self._connect_error(bad) from bad
 
@@ -90,6 +103,29 @@ class MysqlBackend(WriteBackend):
             "The MySQL database cannot be opened.", where=self.uri.redacted, why=words, next_step=next_step, kind=kind
         )
 
+    @contextmanager
+    def _cursor(self, kind: Any = None) -> Iterator[Any]:
+        cursor = self._connection.cursor(kind)
+        try:
+            yield cursor
+        except AttributeError as bad:
+            # PyMySQL stumbles over the socket that a broken connection no longer has.
+            if self._connection.open:
+                raise
+            raise self._broken() from bad
+        finally:
+            if self._connection.open:
+                cursor.close()
+            else:
+                # There is nothing left to read to its end, neither for the cursor nor for the result.
+                cursor.connection = None
+                if (result := getattr(cursor, "_result", None)) is not None:
+                    result.unbuffered_active = False
+
+    def _broken(self) -> Exception:
+        error: Exception = self._driver_error(2013, "Lost connection to MySQL server")
+        return error
+
     def catalog(self) -> Mapping[str, tuple[str, ...]]:
         found: dict[str, list[str]] = {}
         sql = (
@@ -103,20 +139,20 @@ class MysqlBackend(WriteBackend):
 
     def rows(self, sql: str) -> list[dict[str, Any]]:
         try:
-            with self._connection.cursor(self._cursors.DictCursor) as cursor:
+            with self._cursor(self._cursors.DictCursor) as cursor:
                 cursor.execute(sql)
                 return list(cursor.fetchall())
         except self._driver_error as bad:
             raise lost(self._error, self.uri, bad) from bad
 
-    def stream(self, table: str, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
+    def stream(self, table: str, columns: Sequence[Column], within: str | None = None) -> Iterator[pa.RecordBatch]:
         schema = arrow_schema(columns)
         # A product with a double shows every bit; a bare FLOAT column comes rounded to six digits.
         cells = ", ".join(f"({self.quote(c.name)} * 1e0)" if c.kind == "float" else self.quote(c.name) for c in columns)
         take = _FIRST_ROWS
         try:
-            with self._connection.cursor(self._cursors.SSCursor) as cursor:
-                cursor.execute(f"SELECT {cells} FROM {self.quote(table)}")
+            with self._cursor(self._cursors.SSCursor) as cursor:
+                cursor.execute(f"SELECT {cells} FROM {self.quote(table)}" + (f" WHERE {within}" if within else ""))
                 while rows := cursor.fetchmany(take):
                     arrays = [
                         _array(values, c.kind) for values, c in zip(zip(*rows, strict=True), columns, strict=True)
@@ -142,11 +178,56 @@ class MysqlBackend(WriteBackend):
                 counts[table] = Count(int(self.rows(f"SELECT count(*) AS n FROM {self.quote(table)}")[0]["n"]))
         return counts
 
+    def ranges(self, table: Table, rows_each: int) -> list[str | None]:
+        """Ranges of the primary key, in whose order InnoDB keeps the rows.
+
+        Cuts lie between values of the key's first column; where one value has many rows, between numbers of the
+        second.
+        """
+        kinds = {c.name: c.kind for c in table.columns}
+        key = table.primary_key
+        if not key or kinds[key[0]] not in ("text", "int"):
+            return [None]
+        first, name = self.quote(key[0]), self.quote(table.name)
+        cuts: list[_Cut] = []
+        large: list[tuple[int, str, int]] = []
+        since = 0
+        try:
+            with self._cursor(self._cursors.SSCursor) as cursor:
+                cursor.execute(f"SELECT {first}, count(*) FROM {name} GROUP BY {first} ORDER BY {first}")
+                for place, (value, count) in enumerate(cursor):
+                    if since >= rows_each:
+                        cuts.append((place, self.literal(value), None))
+                        since = 0
+                    since += count
+                    if count > 2 * rows_each:
+                        large.append((place, self.literal(value), count))
+        except self._driver_error as bad:
+            raise lost(self._error, self.uri, bad) from bad
+        if len(key) > 1 and kinds[key[1]] == "int":
+            second = self.quote(key[1])
+            for place, value, count in large:
+                ends = self.rows(
+                    f"SELECT min({second}) AS low, max({second}) AS high FROM {name} WHERE {first} = {value}"
+                )[0]
+                parts = count // rows_each + 1
+                step = (ends["high"] - ends["low"]) // parts + 1
+                cuts.extend((place, value, ends["low"] + step * n) for n in range(1, parts))
+        if not cuts:
+            return [None]
+        # The places are those of the server's own order, which no other program knows.
+        cuts.sort(key=lambda cut: (cut[0], cut[2] is not None, cut[2] or 0))
+        return _between(first, self.quote(key[1]) if len(key) > 1 else "", cuts)
+
+    def sibling(self) -> MysqlBackend | None:
+        """Another connection to a target; a source's snapshot cannot be shared on MySQL."""
+        return MysqlBackend(self.uri, side=self._side) if self._side == "target" else None
+
     def wrong_types(self, table: Table, columns: Sequence[Column]) -> list[Trouble]:
         return []
 
     def execute(self, sql: str) -> None:
-        with self._connection.cursor() as cursor:
+        with self._cursor() as cursor:
             # PyMySQL formats only when arguments are given, so a % stands for itself.
             cursor.execute(sql)
 
@@ -166,6 +247,7 @@ class MysqlBackend(WriteBackend):
         names = rows.schema.names
         fields = [_load_field(array, kinds[name]) for name, array in zip(names, rows.columns, strict=True)]
         lines = pc.binary_join_element_wise(*fields, pa.scalar(b"\t", pa.binary()))
+        lines = pc.binary_join_element_wise(lines, pa.scalar(b"", pa.binary()), pa.scalar(b"\n", pa.binary()))
         targets, sets = [], []
         for index, name in enumerate(names):
             if kinds[name] == "bytes":
@@ -178,10 +260,8 @@ class MysqlBackend(WriteBackend):
         handle, path = tempfile.mkstemp(prefix="mlflowctl-load-")
         try:
             with os.fdopen(handle, "wb") as stream:
-                for line in lines.to_pylist():
-                    stream.write(line)
-                    stream.write(b"\n")
-            with self._connection.cursor() as cursor:
+                stream.write(_content(lines))
+            with self._cursor() as cursor:
                 cursor.execute(
                     f"LOAD DATA LOCAL INFILE {self.literal(path)} INTO TABLE {self.quote(table.name)} CHARACTER SET {charset} "
                     f"FIELDS TERMINATED BY '\\t' ESCAPED BY '\\\\' LINES TERMINATED BY '\\n' ({', '.join(targets)}){set_clause}"
@@ -199,7 +279,7 @@ class MysqlBackend(WriteBackend):
         places = ", ".join(["%s"] * rows.num_columns)
         sql = f"INSERT INTO {self.quote(table.name).replace('%', '%%')} ({names.replace('%', '%%')}) VALUES ({places})"
         values = list(zip(*(column.to_pylist() for column in rows.columns), strict=True))
-        with self._connection.cursor() as cursor:
+        with self._cursor() as cursor:
             for start in range(0, len(values), _INSERT_ROWS):
                 cursor.executemany(sql, values[start : start + _INSERT_ROWS])
 
@@ -226,6 +306,30 @@ class MysqlBackend(WriteBackend):
         self._connection.close()
 
 
+_Cut = tuple[int, str, "int | None"]
+"""The place of a value in the key's order, the value as a literal, and where in the second column to cut within it."""
+
+
+def _between(first: str, second: str, cuts: Sequence[_Cut]) -> list[str | None]:
+    """The conditions of the parts between cuts."""
+
+    def below(cut: _Cut) -> str:
+        _, value, more = cut
+        if more is None:
+            return f"{first} < {value}"
+        # The first half alone lets the server use the key.
+        return f"{first} <= {value} AND ({first} < {value} OR {second} < {more})"
+
+    def from_on(cut: _Cut) -> str:
+        _, value, more = cut
+        if more is None:
+            return f"{first} >= {value}"
+        return f"{first} >= {value} AND ({first} > {value} OR {second} >= {more})"
+
+    middle: list[str | None] = [f"{from_on(a)} AND {below(b)}" for a, b in itertools.pairwise(cuts)]
+    return [below(cuts[0]), *middle, from_on(cuts[-1])]
+
+
 def _array(values: Sequence[Any], kind: str) -> pa.Array:
     if kind == "bool":
         return pa.array(values, pa.int64()).cast(pa.bool_())
@@ -238,6 +342,13 @@ def _array(values: Sequence[Any], kind: str) -> pa.Array:
     if kind == "float":
         return pa.array([None if v is None else float(v) for v in values], pa.float64())
     return pa.array(values, pa.int64() if kind == "int" else pa.timestamp("us"))
+
+
+def _content(values: pa.Array) -> memoryview:
+    """All values of a binary array, one after the other, without a copy."""
+    _, offsets, data = values.buffers()
+    ends = memoryview(offsets).cast("i")
+    return memoryview(data)[ends[values.offset] : ends[values.offset + len(values)]]
 
 
 def _load_field(array: pa.Array, kind: str) -> pa.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +41,13 @@ class PostgresBackend(WriteBackend):
 
     dialect: Dialect = "postgresql"
 
-    def __init__(self, uri: StoreUri, *, side: str) -> None:
+    def __init__(self, uri: StoreUri, *, side: str, snapshot: str | None = None) -> None:
         self.uri = uri
+        self._side = side
+        self._snapshot = snapshot
         self._error: type[MlflowctlError] = SourceError if side == "source" else TargetError
+        from mlflowctl.stores.sql.circumstances import session_settings
+
         try:
             import adbc_driver_postgresql
         except ImportError:
@@ -54,13 +59,18 @@ class PostgresBackend(WriteBackend):
             ) from None
         try:
             self._connection = adbc.Connection(adbc_driver_postgresql._driver_path(), uri.libpq())
-            self._connection.begin()
             if side == "source":
+                self._connection.begin()
                 self._connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            self.execute("SET LOCAL statement_timeout = 0" if side == "source" else "SET statement_timeout = 0")
+                if snapshot is not None:
+                    self._connection.execute(f"SET TRANSACTION SNAPSHOT {self.literal(snapshot)}")
+            for statement in session_settings(self, side):
+                self._connection.rows(statement)
             if side == "target":
                 # Sorting for the indexes is most of the work; the server's default of 64 MB makes it spill often.
                 self.execute("SET maintenance_work_mem = '256MB'")
+                self.execute("SET standard_conforming_strings = on")
+                self._connection.begin()
             self.schema = self._connection.scalar("SELECT current_schema() AS s")
         except adbc.Error as bad:
             raise self._connect_error(bad) from bad
@@ -94,7 +104,7 @@ class PostgresBackend(WriteBackend):
         found: dict[str, list[str]] = {}
         sql = (
             "SELECT c.relname::text AS t, a.attname::text AS c FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid "
-            "WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p') AND a.attnum > 0 "
+            "WHERE c.relnamespace = quote_ident(current_schema())::regnamespace AND c.relkind IN ('r', 'p') AND a.attnum > 0 "
             "AND NOT a.attisdropped ORDER BY c.relname, a.attnum"
         )
         for row in self.rows(sql):
@@ -107,10 +117,10 @@ class PostgresBackend(WriteBackend):
         except (adbc.Error, adbc.StreamError) as bad:
             raise lost(self._error, self.uri, bad) from bad
 
-    def stream(self, table: str, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
+    def stream(self, table: str, columns: Sequence[Column], within: str | None = None) -> Iterator[pa.RecordBatch]:
         schema = arrow_schema(columns)
         cells = ", ".join(f"{self.quote(c.name)}::{_CASTS[c.kind]} AS {self.quote(c.name)}" for c in columns)
-        sql = f"SELECT {cells} FROM {self.quote(table)}"
+        sql = f"SELECT {cells} FROM {self.quote(table)}" + (f" WHERE {within}" if within else "")
         try:
             for batch in self._connection.stream(sql, {"adbc.postgresql.batch_size_hint_bytes": _BATCH_BYTES}):
                 if batch.num_rows:
@@ -123,7 +133,7 @@ class PostgresBackend(WriteBackend):
         known = {
             row["t"]: int(row["n"])
             for row in self.rows(
-                "SELECT relname::text AS t, reltuples::bigint AS n FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p')"
+                "SELECT relname::text AS t, reltuples::bigint AS n FROM pg_class WHERE relnamespace = quote_ident(current_schema())::regnamespace AND relkind IN ('r', 'p')"
             )
         }
         counts: dict[str, Count] = {}
@@ -133,6 +143,30 @@ class PostgresBackend(WriteBackend):
             else:  # small, or never analysed
                 counts[table] = Count(int(self._connection.scalar(f"SELECT count(*) AS n FROM {self.quote(table)}")))
         return counts
+
+    def ranges(self, table: Table, rows_each: int) -> list[str | None]:
+        """Ranges of the heap's pages: read in the order in which they lie, whatever the keys are."""
+        name = self.literal(self.quote(table.name))
+        facts = self.rows(
+            "SELECT current_setting('server_version_num')::int AS version, "
+            f"pg_relation_size({name}::regclass) / current_setting('block_size')::bigint AS pages, "
+            f"(SELECT reltuples::bigint FROM pg_class WHERE oid = {name}::regclass) AS rows"
+        )[0]
+        # Before 14 a condition on ctid reads the whole table each time.
+        if facts["version"] < 140000 or facts["rows"] < rows_each or facts["pages"] < 2:
+            return [None]
+        parts = int(min(facts["rows"] // rows_each + 1, facts["pages"]))
+        cuts = [int(facts["pages"]) * n // parts for n in range(1, parts)]
+        middle: list[str | None] = [
+            f"ctid >= '({a},0)'::tid AND ctid < '({b},0)'::tid" for a, b in itertools.pairwise(cuts)
+        ]
+        return [f"ctid < '({cuts[0]},0)'::tid", *middle, f"ctid >= '({cuts[-1]},0)'::tid"]
+
+    def sibling(self) -> PostgresBackend | None:
+        """Another connection; on a source one that sees the same exported snapshot."""
+        if self._side == "source" and self._snapshot is None:
+            self._snapshot = str(self._connection.scalar("SELECT pg_export_snapshot() AS s"))
+        return PostgresBackend(self.uri, side=self._side, snapshot=self._snapshot)
 
     def wrong_types(self, table: Table, columns: Sequence[Column]) -> list[Trouble]:
         return []

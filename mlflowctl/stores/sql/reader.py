@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from mlflowctl.core.errors import SourceError
 from mlflowctl.stores import schema as schemas
-from mlflowctl.stores.api import Count, NotCarried, Reader, ReadReport, TableBatch
+from mlflowctl.stores.api import Chunk, Count, NotCarried, Reader, ReadReport, TableBatch
+from mlflowctl.stores.canonical import arrow_schema
 from mlflowctl.stores.schema import Schema
 
 if TYPE_CHECKING:
@@ -15,8 +19,16 @@ if TYPE_CHECKING:
 
     from mlflowctl.stores.schema import Chain
     from mlflowctl.stores.sql.backend import Backend
+    from mlflowctl.stores.sql.circumstances import Circumstance
 
 JOURNAL_TABLE = "mlflowctl_migrations"
+CHUNK_TABLE = "mlflowctl_chunks"
+"""Stands in a target only while a migration into it is unfinished."""
+_SMALL_ROWS = 20_000
+CHUNK_ROWS = 250_000
+# Of a table that is not small, so that a kill in the midst of it costs little.
+_LEAST_CHUNKS = 8
+"""Rows that are written and journaled as one: what a kill costs at most, for each thread."""
 _CORE_TABLES = {"tracking": ("experiments", "runs", "metrics"), "auth": ("users", "experiment_permissions")}
 
 
@@ -39,6 +51,7 @@ class SqlReader(Reader):
         self.snapshot = "single"
         self.report = ReadReport(notes=list(notes))
         self._check_types = check_types
+        self._borrowed = False
         catalog = backend.catalog()
         self.revision = _revision(backend, chain, catalog, beyond_data=lifted)
         self.schema = self._actual_schema(catalog)
@@ -52,7 +65,7 @@ class SqlReader(Reader):
             raise SourceError(
                 f"The source says revision {self.revision} but lacks {', '.join(sorted(lost))}.",
                 where=self.uri,
-                why="An upgrade was cut short, or the revision was stamped by hand.",
+                why=f"An upgrade was cut short, or the revision was stamped by hand. {self._best_fit()}",
                 next_step=f"Restore the backup from before that upgrade, or finish it with: mlflow db upgrade (MLflow {schemas.versions_of(self.chain, self.revision)})",
                 kind="half_applied_revision",
             )
@@ -69,7 +82,7 @@ class SqlReader(Reader):
                     raise SourceError(
                         f"The source says revision {self.revision} but {name} lacks the column {column.name}.",
                         where=self.uri,
-                        why="An upgrade was cut short, or the revision was stamped by hand.",
+                        why=f"An upgrade was cut short, or the revision was stamped by hand. {self._best_fit()}",
                         next_step="Restore the backup from before that upgrade, or add the column.",
                         kind="half_applied_revision",
                     )
@@ -84,6 +97,20 @@ class SqlReader(Reader):
         if not beyond:
             self._report_other_tables(catalog, set(known.tables))
         return replace(known, tables=tables)
+
+    def _best_fit(self) -> str:
+        from mlflowctl.stores.sql import structure
+
+        return structure.best_fit(self.backend, self.chain, self.revision)
+
+    def circumstances(self) -> list[Circumstance]:
+        """What about this database a person should know before it is read: rights, limits, a harmed schema."""
+        from mlflowctl.stores.sql import circumstances, structure
+
+        return [
+            *circumstances.source_circumstances(self.backend, self.chain),
+            *structure.examine(self.backend, self.chain, self.revision),
+        ]
 
     def _known_schema(self) -> Schema:
         """The data's schema of the revision, or of the last one before it that the data knows.
@@ -112,7 +139,7 @@ class SqlReader(Reader):
 
     def _report_other_tables(self, catalog: Mapping[str, tuple[str, ...]], ours: set[str]) -> None:
         chains: tuple[Chain, ...] = ("tracking", "auth")
-        bookkeeping = {schemas.version_table(chain) for chain in chains} | {JOURNAL_TABLE}
+        bookkeeping = {schemas.version_table(chain) for chain in chains} | {JOURNAL_TABLE, CHUNK_TABLE}
         other_chain: set[str] = set()
         for chain in chains:
             if chain != self.chain and schemas.version_table(chain) in catalog:
@@ -144,22 +171,76 @@ class SqlReader(Reader):
         self, tables: Sequence[str] | None = None, columns: Mapping[str, Sequence[str]] | None = None
     ) -> Iterator[TableBatch]:
         for name in self.schema.tables if tables is None else tables:
-            table = self.schema.tables[name]
-            wanted = None if columns is None else columns.get(name)
-            chosen = [c for c in table.columns if not c.computed and (wanted is None or c.name in wanted)]
-            read = 0
-            for rows in self.backend.stream(name, chosen):
-                read += rows.num_rows
-                yield TableBatch(name, rows)
-            if self._check_types and self.backend.loose_types:
-                there = int(self.backend.rows(f"SELECT count(*) AS n FROM {self.backend.quote(name)}")[0]["n"])
-                if read != there:
-                    # Rows with a cell of another type were left out: nothing may change on its way.
-                    found = self.backend.wrong_types(table, chosen)
-                    self.report.troubles = list(dict.fromkeys([*self.report.troubles, *found]))
+            yield from self._table(name, None if columns is None else columns.get(name), None)
+
+    def _table(self, name: str, wanted: Sequence[str] | None, within: str | None) -> Iterator[TableBatch]:
+        table = self.schema.tables[name]
+        chosen = [c for c in table.columns if not c.computed and (wanted is None or c.name in wanted)]
+        read = 0
+        for rows in self.backend.stream(name, chosen, within):
+            read += rows.num_rows
+            yield TableBatch(name, rows)
+        if self._check_types and self.backend.loose_types:
+            where = f" WHERE {within}" if within else ""
+            there = int(self.backend.rows(f"SELECT count(*) AS n FROM {self.backend.quote(name)}{where}")[0]["n"])
+            if read != there:
+                # Rows with a cell of another type were left out of the stream: whoever takes it decides on them.
+                odd = tuple(self.backend.odd_rows(name, chosen, within))
+                if read + len(odd) != there:
+                    raise SourceError(
+                        f"{there - read - len(odd)} rows of {name} could not be read.",
+                        where=self.uri,
+                        why="The file is damaged, or changed while it was read.",
+                        next_step="Check it with: sqlite3 FILE 'PRAGMA integrity_check'",
+                        kind="unreadable_rows",
+                    )
+                yield TableBatch(name, pa.RecordBatch.from_pylist([], schema=arrow_schema(chosen)), odd)
+
+    def chunks(self) -> list[Chunk]:
+        """Small tables together, large ones cut by ranges."""
+        counts = self.counts(exact=False)
+        found: list[Chunk] = []
+        small: list[str] = []
+        rows_of_small = 0
+        for name, table in self.schema.tables.items():
+            rows = counts[name].rows
+            if rows <= _SMALL_ROWS:
+                if rows_of_small + rows > _SMALL_ROWS:
+                    found.append(Chunk(f"{small[0]}+", tuple(small), None, rows_of_small))
+                    small, rows_of_small = [], 0
+                small.append(name)
+                rows_of_small += rows
+                continue
+            each = min(CHUNK_ROWS, max(_SMALL_ROWS, rows // _LEAST_CHUNKS))
+            parts = self.backend.ranges(table, each) if rows > each else [None]
+            found.extend(
+                Chunk(f"{name}:{number}" if len(parts) > 1 else name, (name,), within, rows // len(parts))
+                for number, within in enumerate(parts)
+            )
+        if small:
+            found.append(Chunk(f"{small[0]}+", tuple(small), None, rows_of_small))
+        return found
+
+    def read(self, chunk: Chunk) -> Iterator[TableBatch]:
+        for name in chunk.tables:
+            yield from self._table(name, None, chunk.within)
+
+    def state(self) -> str | None:
+        return self.backend.state()
+
+    def sibling(self) -> Reader | None:
+        backend = self.backend.sibling()
+        if backend is None:
+            return None
+        other = copy(self)
+        other.backend = backend
+        other.report = ReadReport()
+        other._borrowed = backend is self.backend
+        return other
 
     def close(self) -> None:
-        self.backend.close()
+        if not self._borrowed:
+            self.backend.close()
 
 
 def _revision(backend: Backend, chain: Chain, catalog: Mapping[str, tuple[str, ...]], *, beyond_data: bool) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import shutil
 import tempfile
@@ -13,10 +15,10 @@ import adbc_driver_sqlite
 import pyarrow as pa
 
 from mlflowctl.core.errors import SourceError, TargetError
-from mlflowctl.stores.api import Count, Trouble
+from mlflowctl.stores.api import Count, OddRow, Trouble
 from mlflowctl.stores.canonical import arrow_schema
 from mlflowctl.stores.sql import adbc
-from mlflowctl.stores.sql.backend import WriteBackend, lost
+from mlflowctl.stores.sql.backend import Backend, WriteBackend, lost
 from mlflowctl.stores.uri import quoted_path
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ _CELL_TYPES = {
     "datetime": "'integer', 'null'",
 }
 _MAX_NAMED_ROWS = 1000
+_MAX_ODD_ROWS = 1_000_000
+_MAX_PARTS = 100_000
 
 
 class SqliteBackend(WriteBackend):
@@ -65,6 +69,7 @@ class SqliteBackend(WriteBackend):
         self.file = file
         self._side = side
         self._copy = copy
+        self.private = copy is not None
         mode = "ro" if side == "source" and copy is None else "rwc" if side == "target" else "rw"
         self._connection = adbc.Connection(
             adbc_driver_sqlite._driver_path(), f"file:{quoted_path(file.absolute())}?mode={mode}"
@@ -92,13 +97,16 @@ class SqliteBackend(WriteBackend):
         except (adbc.Error, adbc.StreamError) as bad:
             raise lost(SourceError if self._side == "source" else TargetError, self.uri, bad) from bad
 
-    def stream(self, table: str, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
+    def stream(self, table: str, columns: Sequence[Column], within: str | None = None) -> Iterator[pa.RecordBatch]:
         schema = arrow_schema(columns)
         primes = ", ".join(f"{_PRIMES[c.kind]} AS {self.quote(c.name)}" for c in columns)
         cells = ", ".join(self._cell(c) for c in columns)
         sql = f"SELECT {primes} UNION ALL SELECT {cells} FROM {self.quote(table)}"
+        tests = [within] if within else []
         if self._side == "source":
-            sql += f" WHERE NOT ({' OR '.join(self._wrong_cell(c) for c in columns)})"
+            tests.append(f"NOT ({' OR '.join(self._wrong_cell(c) for c in columns)})")
+        if tests:
+            sql += f" WHERE {' AND '.join(tests)}"
         first = True
         options = {"adbc.sqlite.query.batch_rows": str(self._batch_rows(table, columns))}
         try:
@@ -164,10 +172,63 @@ class SqliteBackend(WriteBackend):
                 )
         return troubles
 
+    def odd_rows(self, table: str, columns: Sequence[Column], within: str | None = None) -> list[OddRow]:
+        """The rows that ``stream`` left out, each cell as it is stored; text that is not UTF-8 as bytes."""
+        test = " OR ".join(self._wrong_cell(c) for c in columns)
+        cells = []
+        for number, column in enumerate(columns):
+            cell = self.quote(column.name)
+            # One text for any type: the driver gives a column one type, and these rows have several.
+            shown = f"CASE typeof({cell}) WHEN 'real' THEN printf('%!.17g', {cell}) ELSE hex(CAST({cell} AS BLOB)) END"
+            cells.append(f"typeof({cell}) AS t{number}, {shown} AS v{number}")
+        where = f"({within}) AND ({test})" if within else test
+        encoding = str(self._connection.scalar("PRAGMA encoding"))
+        found = self.rows(f"SELECT {', '.join(cells)} FROM {self.quote(table)} WHERE {where} LIMIT {_MAX_ODD_ROWS}")
+        return [
+            OddRow({c.name: _as_stored(row[f"t{n}"], row[f"v{n}"], encoding) for n, c in enumerate(columns)})
+            for row in found
+        ]
+
+    def ranges(self, table: Table, rows_each: int) -> list[str | None]:
+        name = self.quote(table.name)
+        ends = self.rows(f"SELECT (SELECT min(rowid) FROM {name}) AS low, (SELECT max(rowid) FROM {name}) AS high")[0]
+        if ends["low"] is None or ends["high"] - ends["low"] < rows_each:
+            return [None]
+        low, high = int(ends["low"]), int(ends["high"])
+        parts = (high - low) // rows_each + 1
+        if parts > _MAX_PARTS:
+            # Row numbers are far apart: IDs that somebody chose. Such tables are small, unless they are not.
+            parts = min(int(self.rows(f"SELECT count(*) AS n FROM {name}")[0]["n"]) // rows_each + 1, _MAX_PARTS)
+            if parts == 1:
+                return [None]
+        step = (high - low) // parts + 1
+        cuts = [low + step * n for n in range(1, parts)]
+        middle: list[str | None] = [f"rowid >= {a} AND rowid < {b}" for a, b in itertools.pairwise(cuts)]
+        return [f"rowid < {cuts[0]}", *middle, f"rowid >= {cuts[-1]}"]
+
+    def state(self) -> str | None:
+        """What identifies the file's content: its size, time and SQLite's own change counter, and the log's."""
+        assert self.uri.path is not None
+        marks = _marks(self.uri.path, Path(f"{self.uri.path}-wal"), Path(f"{self.uri.path}-journal"))
+        with self.uri.path.open("rb") as stream:
+            counter = stream.read(28)[24:28].hex()
+        return f"{marks} {counter}"
+
+    def sibling(self) -> Backend | None:
+        """The connection itself: SQLite takes statements of several threads in turn, within one transaction."""
+        return self
+
     def _wrong_cell(self, column: Column) -> str:
         cell = self.quote(column.name)
         test = f"typeof({cell}) NOT IN ({_CELL_TYPES[column.kind]})"
-        return f"({test} OR coalesce({cell} NOT IN (0, 1), 0))" if column.kind == "bool" else test
+        if column.kind == "bool":
+            return f"({test} OR coalesce({cell} NOT IN (0, 1), 0))"
+        if column.kind == "float":  # an integer of more than 53 bits would be rounded
+            real = f"CAST(CAST({cell} AS REAL) AS INTEGER)"
+            return f"({test} OR (typeof({cell}) = 'integer' AND {real} IS NOT {cell}))"
+        if column.kind == "json":  # infinity is a number to SQLite, and none to JSON
+            return f"({test} OR (typeof({cell}) = 'real' AND abs({cell}) = 9e999))"
+        return test
 
     def execute(self, sql: str) -> None:
         self._connection.execute(sql)
@@ -199,6 +260,22 @@ class SqliteBackend(WriteBackend):
         self._connection.close()
         if self._copy is not None:
             self._copy.cleanup()
+
+
+def _as_stored(kind: str, shown: str | None, encoding: str) -> int | float | str | bytes | None:
+    """A cell from ``typeof`` and its text (a real's digits, else the bytes in hexadecimal, text in the file's encoding)."""
+    if kind == "null" or shown is None:
+        return None
+    if kind == "real":
+        return float(shown)
+    raw = bytes.fromhex(shown)
+    if kind == "blob":
+        return raw
+    try:
+        text = raw.decode({"UTF-16le": "utf-16-le", "UTF-16be": "utf-16-be"}.get(encoding, "utf-8"))
+    except UnicodeDecodeError:
+        return raw
+    return int(text) if kind == "integer" else text
 
 
 def open_source(uri: StoreUri) -> tuple[SqliteBackend, list[str]]:
@@ -252,9 +329,20 @@ def open_source(uri: StoreUri) -> tuple[SqliteBackend, list[str]]:
     copy = tempfile.TemporaryDirectory(prefix="mlflowctl-")
     private = Path(copy.name) / file.name
     before = _marks(file, wal, journal)
-    for original in (file, wal, journal):
-        with suppress(FileNotFoundError):
-            shutil.copyfile(original, Path(copy.name) / original.name)
+    try:
+        for original in (file, wal, journal):
+            with suppress(FileNotFoundError):
+                shutil.copyfile(original, Path(copy.name) / original.name)
+    except OSError as bad:
+        copy.cleanup()
+        raise SourceError(
+            "There is no room for the private copy through which this SQLite file must be read.",
+            where=str(Path(copy.name).parent),
+            why=f"{bad.strerror}: the file has {'a hot journal' if pending else 'a write-ahead log and no writer'}.",
+            next_step="Free space there or name another folder in TMPDIR, then run the same command.",
+            kind="disk_full" if bad.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) else "unreadable",
+            resumable=True,
+        ) from bad
     if _marks(file, wal, journal) != before:
         copy.cleanup()
         raise SourceError(
@@ -329,14 +417,15 @@ def _no_database(uri: StoreUri, why: str) -> SourceError:
 def open_target(uri: StoreUri, file: Path) -> SqliteBackend:
     """Open ``file`` (the build file beside the target's name) for bulk writing.
 
-    Durability is off while it is built: nobody looks at it before it is proven, flushed and renamed.
+    Nothing is flushed while it is built: a kill leaves what was committed, a power cut may not, and nobody looks at
+    it before it is proven, flushed and renamed.
     """
     try:
         backend = SqliteBackend(uri, file=file, side="target")
         for pragma in (
-            "journal_mode = OFF",
-            "synchronous = OFF",
             "locking_mode = EXCLUSIVE",
+            "journal_mode = TRUNCATE",
+            "synchronous = OFF",
             "cache_size = -65536",
             "foreign_keys = OFF",
             "temp_store = FILE",

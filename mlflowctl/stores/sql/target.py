@@ -1,57 +1,52 @@
-"""The target of a migration: what stands there, the journal in it, and the way from empty to finished.
+"""The target of a migration: what stands there, and the way from empty to finished.
 
 Nothing unfinished looks finished. A SQLite target is built beside its name and renamed when proven. On a server the
-journal row says ``running`` from before the first table until after the proof.
+journal row says ``running`` from before the first table until after the proof. What a chunk of rows and its note in
+the journal change is one transaction, so a kill at any instant leaves whole chunks.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import queue
 import re
+import socket
 import sqlite3
 import threading
-from contextlib import closing, contextmanager
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
-from mlflowctl.core.errors import TargetError
+from mlflowctl.core import signals
+from mlflowctl.core.errors import MlflowctlError, TargetError
 from mlflowctl.core.redact import redact_text
 from mlflowctl.stores import schema as schemas
-from mlflowctl.stores.sql import adbc, sqlite
-from mlflowctl.stores.sql.backend import DISK_FULL, lost
-from mlflowctl.stores.sql.reader import JOURNAL_TABLE, SqlReader
+from mlflowctl.stores.sql import adbc, circumstances, sqlite
+from mlflowctl.stores.sql.backend import DISK_FULL, GONE, lost
+from mlflowctl.stores.sql.journal import Journal, Record
+from mlflowctl.stores.sql.reader import CHUNK_TABLE, JOURNAL_TABLE, SqlReader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any
 
     import pyarrow as pa
 
     from mlflowctl.stores.schema import Chain, Schema, Table
     from mlflowctl.stores.sql.backend import WriteBackend
+    from mlflowctl.stores.sql.circumstances import Circumstance
     from mlflowctl.stores.uri import StoreUri
 
 _PRIMARY_KEY = re.compile(r"^ALTER TABLE (?:ONLY )?(\S+) ADD CONSTRAINT (\S+) PRIMARY KEY (\(.*\));?$", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One row of the journal table ``mlflowctl_migrations``.
-
-    ``document`` is JSON: the options that shaped the rows, the experiment map, the tables made, the hashes.
-    """
-
-    id: str
-    chain: str
-    state: str
-    """running or complete"""
-    source: str
-    started: str
-    finished: str | None
-    document: Mapping[str, Any]
+# MySQL's and MariaDB's words for: there is one of that name.
+_THERE_ALREADY = re.compile(
+    r"\b(1050|1061|1068|1826|3822)\b|errno: 121|already exists|[Dd]uplicate (key|foreign|CHECK)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +57,132 @@ class Standing:
     record: Record | None = None
     reason: str | None = None
     tables: tuple[str, ...] = ()
+    chunks: Mapping[str, Mapping[str, Any]] | None = None
+    """Of an unfinished migration: what is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One statement after the load: a key, an index, a constraint."""
+
+    statement: str
+
+    @property
+    def id(self) -> str:
+        """Its name in the journal."""
+        return "step:" + hashlib.sha256(self.statement.encode()).hexdigest()[:24]
+
+    @property
+    def shown(self) -> str:
+        """For people, short."""
+        return " ".join(self.statement.split())[:60]
+
+
+class Writer:
+    """Appends rows over one connection; what ``commit`` makes final is a chunk with its note, or nothing."""
+
+    def __init__(self, target: Target, backend: WriteBackend, *, owned: bool) -> None:
+        self._target = target
+        self._backend = backend
+        self._owned = owned
+
+    def write(self, table: Table, rows: pa.RecordBatch) -> None:
+        """Append canonical rows.
+
+        Raises:
+            TargetError: the target refused a row (kind ``refused_row``), is full or went away.
+        """
+        try:
+            self._backend.append(table, rows)
+        except Exception as bad:
+            raise self._target.refused(bad, table.name) from bad
+
+    def empty(self, tables: Iterable[str]) -> None:
+        """Remove all rows of the tables, within the open transaction."""
+        for name in tables:
+            self._backend.execute(f"DELETE FROM {self._backend.quote(name)}")
+
+    def commit(self, chunk: str | None, document: Mapping[str, Any]) -> None:
+        """Make the rows since the last commit final, with the chunk's note; without a chunk the rows alone."""
+        try:
+            if chunk is not None:
+                Journal(self._backend, self._target.chain).chunk_done(chunk, document)
+            self._backend.commit()
+        except MlflowctlError:
+            raise
+        except Exception as bad:
+            raise self._target.refused(bad, "the end of a chunk") from bad
+
+    def rollback(self) -> None:
+        """Undo what was not committed; a connection that is gone has undone it."""
+        with suppress(Exception):
+            self._backend.rollback()
+
+    def close(self) -> None:
+        if self._owned:
+            with suppress(Exception):
+                self._backend.close()
+
+
+class Builders:
+    """Builds indexes in threads; leaving the block waits for them and raises what went wrong.
+
+    PostgreSQL's own parallel workers are off meanwhile: whole builds at once keep the cores busier than one build with
+    workers, whose last part runs alone.
+    """
+
+    def __init__(self, target: Target, steps: Sequence[Step], connections: int) -> None:
+        self._target = target
+        self._line: queue.SimpleQueue[Step] = queue.SimpleQueue()
+        for step in steps:
+            self._line.put(step)
+        self._failures: list[BaseException] = []
+        self._given_up = False
+        self.done = 0
+        self._threads = [
+            threading.Thread(target=self._work, name="mlflowctl-index", daemon=True) for _ in range(connections)
+        ]
+
+    def _work(self) -> None:
+        try:
+            builder = _open_server(self._target.uri)
+        except BaseException as bad:  # noqa: BLE001 - raised by the thread that waits
+            self._failures.append(bad)
+            return
+        try:
+            builder.execute("SET max_parallel_maintenance_workers = 0")
+            while not self._failures and not self._given_up and signals.pending() is None:
+                try:
+                    step = self._line.get_nowait()
+                except queue.Empty:
+                    return
+                self._target.run_step(builder, step)
+                self.done += 1
+        except BaseException as bad:  # noqa: BLE001 - raised by the thread that waits
+            self._failures.append(bad)
+        finally:
+            with suppress(Exception):
+                builder.close()
+
+    def busy(self) -> bool:
+        """Whether a thread is still at work."""
+        return any(thread.is_alive() for thread in self._threads)
+
+    def __enter__(self) -> Builders:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._given_up = kind is not None
+        for thread in self._threads:
+            thread.join()
+        if kind is not None:
+            return
+        for failure in self._failures:
+            if isinstance(failure, MlflowctlError) or not isinstance(failure, Exception):
+                raise failure
+            raise self._target.refused(failure, "an index") from failure
 
 
 class Target:
@@ -74,7 +195,7 @@ class Target:
         self._backend: WriteBackend | None = None
         self._lock: int | None = None
         self._guard: WriteBackend | None = None
-        self._taken: tuple[int, int] | None = None
+        self.resumed = False
 
     # -- looking ---------------------------------------------------------------------------------------------------
 
@@ -82,17 +203,73 @@ class Target:
         """Look at the target without changing it.
 
         Raises:
-            TargetError: it cannot be reached or opened.
+            TargetError: it cannot be reached or opened, or another mlflowctl is building it.
         """
         if self.kind == "sqlite":
             file = self._file
-            self._refuse_leftovers(file)
-            if not file.exists() or (file.stat().st_size == 0 and not Path(f"{file}-wal").exists()):
+            there = file.exists() and (file.stat().st_size > 0 or Path(f"{file}-wal").exists())
+            if there:
+                backend = self._look()
+                try:
+                    found = self._standing_of(backend)
+                finally:
+                    backend.close()
+            else:
                 self._check_folder(file)
-                return Standing("empty")
+                found = Standing("empty")
+            if found.state == "empty":
+                unfinished = self._standing_of_build()
+                if unfinished is not None:
+                    return unfinished
+                self._refuse_leftovers(file)
+            return found
         backend = self._look()
         try:
             return self._standing_of(backend)
+        finally:
+            backend.close()
+
+    def _standing_of_build(self) -> Standing | None:
+        """What an earlier run built beside the target's name, if it can be carried on with."""
+        build = self.build_file
+        if not build.exists() or build.stat().st_size == 0:
+            return None
+        held = self._lock is not None
+        if not held:
+            self._take_build_lock()
+        try:
+            # Opening it rolls back what a killed run had not committed.
+            backend = sqlite.open_target(self.uri, build)
+            try:
+                journal = Journal(backend, self.chain)
+                record = journal.latest()
+                if record is None or record.document.get("boot") != _boot():
+                    # Nothing of it was flushed to the disk, so it is trusted only as long as the machine is up.
+                    return None
+                catalog = backend.catalog()
+                tables = tuple(sorted(schemas.tables_ever(self.chain) & set(catalog)))
+                return Standing("unfinished", record, tables=tables, chunks=journal.chunks())
+            finally:
+                backend.close()
+        except (TargetError, adbc.Error):
+            return None
+        finally:
+            if not held:
+                self._release_build_lock()
+
+    def circumstances(self, needed_bytes: int, revision: str, connections: int) -> list[Circumstance]:
+        """What about the target would refuse or endanger a copy of ``needed_bytes`` that ends at ``revision``.
+
+        Raises:
+            TargetError: it cannot be reached.
+        """
+        if self.kind == "sqlite":
+            return circumstances.sqlite_target_circumstances(self._file, needed_bytes)
+        backend = _open_server(self.uri)
+        try:
+            return circumstances.target_circumstances(
+                backend, self.chain, needed_bytes, None, revision=revision, connections=connections
+            )
         finally:
             backend.close()
 
@@ -133,11 +310,12 @@ class Target:
         catalog = backend.catalog()
         ours = schemas.tables_ever(self.chain)
         there = tuple(sorted(ours & set(catalog)))
-        record = _latest(backend, self.chain) if JOURNAL_TABLE in catalog else None
+        journal = Journal(backend, self.chain)
+        record = journal.latest()
         if record is not None and record.state == "complete":
             return Standing("complete", record, tables=there)
         if record is not None:
-            return Standing("unfinished", record, tables=there)
+            return Standing("unfinished", record, tables=there, chunks=journal.chunks())
         if there:
             rows = {t: int(backend.rows(f"SELECT count(*) AS n FROM {backend.quote(t)}")[0]["n"]) for t in there}
             full = [f"{t} ({n} rows)" for t, n in rows.items() if n]
@@ -193,34 +371,50 @@ class Target:
         assert self._backend is not None
         return self._backend
 
-    def open(self) -> None:
-        """Open the target for writing. A SQLite file of another owner is copied, so that its tables stay."""
-        if self.kind != "sqlite":
-            self._take_server_lock()
-            self._backend = _open_server(self.uri)
-            return
-        self._take_build_lock()
-        build = self.build_file
-        for leftover in (build, Path(f"{build}-journal"), Path(f"{build}-wal"), Path(f"{build}-shm")):
-            leftover.unlink(missing_ok=True)
-        if self._file.exists() and self._file.stat().st_size:
-            self._copy_owners_tables(build)
-        self._backend = sqlite.open_target(self.uri, build)
+    def lock(self) -> None:
+        """Keep every other mlflowctl out until ``close``.
 
-    def _copy_owners_tables(self, build: Path) -> None:
+        Raises:
+            TargetError: another one is in (kind ``locked``), named as far as it is known.
+        """
+        if self.kind == "sqlite":
+            self._take_build_lock()
+        else:
+            self._take_server_lock()
+
+    def open(self, *, resume: bool) -> dict[str, Any]:
+        """Open the locked target for writing; what only this place knows comes back, for the journal.
+
+        A SQLite file of another owner is copied, so that its tables stay.
+        """
+        self.resumed = resume
+        if self.kind != "sqlite":
+            self._backend = _open_server(self.uri)
+            return {}
+        build = self.build_file
+        taken = None
+        if not resume:
+            for leftover in _with_side_files(build):
+                leftover.unlink(missing_ok=True)
+            if self._file.exists() and self._file.stat().st_size:
+                taken = self._copy_owners_tables(build)
+        self._backend = sqlite.open_target(self.uri, build)
+        return {"boot": _boot(), "taken": taken}
+
+    def _copy_owners_tables(self, build: Path) -> list[int]:
         """Take over the tables of another owner; the file's log is emptied into it, so that none is left behind."""
         try:
             with closing(sqlite3.connect(self._file, timeout=5)) as source, closing(sqlite3.connect(build)) as copy:
                 source.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 source.execute("PRAGMA journal_mode = DELETE")
                 source.backup(copy)
-            self._taken = self._marks()
+            return self._marks()
         except sqlite3.Error as bad:
             raise self.refused(bad, "its own tables") from bad
 
-    def _marks(self) -> tuple[int, int]:
+    def _marks(self) -> list[int]:
         stat = self._file.stat()
-        return stat.st_size, stat.st_mtime_ns
+        return [stat.st_size, stat.st_mtime_ns]
 
     def _take_server_lock(self) -> None:
         """Hold the server's own lock on a connection of its own until the end, through the upgrade in the child too."""
@@ -231,27 +425,33 @@ class Target:
         else:
             ask = f"SELECT GET_LOCK(CONCAT('mlflowctl.', MD5(database()), '.{self.chain}'), 0) AS got"
         got = self._guard.rows(ask)[0]["got"]
-        self._guard.commit()
         if not got:
-            raise TargetError(
-                "Another mlflowctl writes this target.",
-                where=self.uri.redacted,
-                next_step="Wait for it to end, or stop it, then run the same command.",
-                kind="locked",
-            )
+            record = Journal(self._guard, self.chain).latest()
+            raise self._locked((record.document.get("owner") if record else None) or {})
+        self._guard.commit()
 
     def _take_build_lock(self) -> None:
-        lock_file = self.build_file.with_name(self.build_file.name + ".lock")
+        lock_file = self._lock_file
         try:
-            self._lock = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            while True:
+                self._lock = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o600)
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Its last holder may have removed the file between the two calls; then the lock is nobody's.
+                with suppress(FileNotFoundError):
+                    if os.stat(lock_file).st_ino == os.fstat(self._lock).st_ino:  # noqa: PTH116
+                        break
+                os.close(self._lock)
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, json.dumps(owner()).encode(), 0)
         except BlockingIOError:
-            raise TargetError(
-                "Another mlflowctl writes this target.",
-                where=self.uri.redacted,
-                next_step="Wait for it to end, or stop it, then run the same command.",
-                kind="locked",
-            ) from None
+            assert self._lock is not None
+            words = os.pread(self._lock, 4096, 0)
+            os.close(self._lock)
+            self._lock = None
+            try:
+                raise self._locked(json.loads(words)) from None
+            except ValueError:
+                raise self._locked({}) from None
         except OSError as bad:
             raise TargetError(
                 "The target's folder cannot be written.",
@@ -261,24 +461,53 @@ class Target:
                 kind="unwritable",
             ) from bad
 
-    def prepare(self, record: Record, schema: Schema, unfinished: Standing | None) -> None:
-        """Journal the beginning, clear what an unfinished migration left, create the tables.
+    def _locked(self, by: Mapping[str, Any]) -> TargetError:
+        who = f"process {by['pid']} on {by['host']}, since {by['since']}" if {"pid", "host", "since"} <= set(by) else ""
+        return TargetError(
+            f"Another mlflowctl writes this target{f' ({who})' if who else ''}.",
+            where=self.uri.redacted,
+            next_step="Wait for it to end, or stop it, then run the same command.",
+            kind="locked",
+        )
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.build_file.with_name(self.build_file.name + ".lock")
+
+    def _release_build_lock(self) -> None:
+        if self._lock is not None:
+            self._lock_file.unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = None
+
+    @property
+    def journal(self) -> Journal:
+        """The journal over the open connection."""
+        return Journal(self.backend, self.chain)
+
+    def clear(self, unfinished: Standing, schema: Schema) -> None:
+        """Remove what an unfinished migration made, and its journal row.
+
+        Raises:
+            TargetError: somebody has put the unfinished target to use.
+        """
+        self.refuse_strangers_rows(unfinished)
+        made = set(unfinished.record.document.get("tables", ())) if unfinished.record else set()
+        self._drop(made, schema.chain)
+        self.journal.forget_chunks()
+        self.backend.execute(f"DELETE FROM {JOURNAL_TABLE} WHERE chain = {self.backend.literal(self.chain)}")
+        self.backend.commit()
+
+    def begin(self, record: Record, schema: Schema) -> None:
+        """Journal the beginning, create the tables.
 
         The journal row is committed before the first table, and names the tables that are about to be made: only
         those does a later run remove.
         """
         backend = self.backend
-        if JOURNAL_TABLE not in backend.catalog():
-            backend.execute(
-                f"CREATE TABLE {JOURNAL_TABLE} (id VARCHAR(64) NOT NULL PRIMARY KEY, chain VARCHAR(16) NOT NULL, state VARCHAR(16) NOT NULL, "
-                f"source {self._long_text} NOT NULL, started VARCHAR(32) NOT NULL, finished VARCHAR(32), document {self._long_text} NOT NULL)"
-            )
-        if unfinished is not None:
-            self._refuse_strangers_rows(unfinished)
-            self._drop(set(unfinished.record.document.get("tables", ())) if unfinished.record else set(), schema)
-            backend.execute(f"DELETE FROM {JOURNAL_TABLE} WHERE chain = {backend.literal(self.chain)}")
-        self._insert(record)
-        backend.commit()
+        self.journal.create()
+        self.journal.empty_chunks()
+        self.advance(record, phase="schema")
         for table in schema.tables.values():
             for statement in table.create:
                 backend.execute(self._adapted(statement))
@@ -289,11 +518,21 @@ class Target:
             )
         if schema.revision != "base":
             backend.execute(f"INSERT INTO {version_table} (version_num) VALUES ({backend.literal(schema.revision)})")
-        backend.commit()
 
-    @property
-    def _long_text(self) -> str:
-        return "LONGTEXT" if self.kind == "mysql" else "TEXT"
+    def advance(self, record: Record, *, phase: str, **more: Any) -> Record:
+        """Journal that ``phase`` has begun, with what was learnt; commits."""
+        new = Record(
+            record.id,
+            record.chain,
+            record.state,
+            record.source,
+            record.started,
+            record.finished,
+            {**record.document, **more, "phase": phase},
+        )
+        self.journal.write(new)
+        self.backend.commit()
+        return new
 
     def _adapted(self, statement: str) -> str:
         if self.kind == "mysql":
@@ -301,8 +540,8 @@ class Target:
             return re.sub(r"(\s)float(\s|,)", r"\1double\2", statement)
         return statement
 
-    def _refuse_strangers_rows(self, unfinished: Standing) -> None:
-        """An unfinished target that somebody has put to use is not cleared.
+    def refuse_strangers_rows(self, unfinished: Standing) -> None:
+        """An unfinished target that somebody has put to use is not touched.
 
         Raises:
             TargetError: a table has more rows than the source had when the migration began.
@@ -321,14 +560,14 @@ class Target:
                         kind="foreign_data",
                     )
 
-    def _drop(self, made: set[str], schema: Schema) -> None:
+    def _drop(self, made: set[str], chain: Chain) -> None:
         backend = self.backend
         catalog = backend.catalog()
         if self.kind == "mysql":
             backend.execute("SET SESSION foreign_key_checks = 0")
         doomed: list[str] = []
         for name in sorted((made | {schemas.version_table(self.chain)}) & set(catalog)):
-            if name == schemas.version_table(self.chain) and schema.chain == "tracking":
+            if name == schemas.version_table(self.chain) and chain == "tracking":
                 known = ", ".join(backend.literal(r.id) for r in schemas.revisions(self.chain))
                 others = backend.rows(
                     f"SELECT version_num FROM {backend.quote(name)} WHERE version_num NOT IN ({known})"
@@ -337,6 +576,8 @@ class Target:
                     backend.execute(f"DELETE FROM {backend.quote(name)} WHERE version_num IN ({known})")
                     continue
             doomed.append(backend.quote(name))
+        # What a killed upgrade leaves on SQLite and MySQL: the copy of a table that it was about to change.
+        doomed.extend(backend.quote(n) for n in sorted(catalog) if n.startswith("_alembic_tmp_") and n[13:] in made)
         if doomed:
             # All at once: foreign keys among them do not matter then, and nothing beyond them is touched.
             if self.kind == "sqlite":
@@ -345,32 +586,25 @@ class Target:
             else:
                 backend.execute(f"DROP TABLE {', '.join(doomed)}")
 
-    def write(self, table: Table, rows: pa.RecordBatch) -> None:
-        """Append canonical rows.
-
-        Raises:
-            TargetError: the target refused a row (kind ``refused_row``), is full or went away.
-        """
-        try:
-            self.backend.append(table, rows)
-        except Exception as bad:
-            raise self.refused(bad, table.name) from bad
+    def writer(self) -> Writer:
+        """A writer for one thread: on a server over a connection of its own, on SQLite over the one that there is."""
+        if self.kind == "sqlite":
+            return Writer(self, self.backend, owned=False)
+        return Writer(self, _open_server(self.uri), owned=True)
 
     def refused(self, bad: Exception, what: str) -> TargetError:
         """The database's own words as a TargetError."""
         text = redact_text(str(bad)).strip()
-        gone = re.search(
-            r"server closed|connection.*(lost|closed|refused)|gone away|terminating connection", text, re.IGNORECASE
-        )
-        if DISK_FULL.search(text):
+        deadlock = re.search(r"deadlock|lock wait timeout|database is locked", text, re.IGNORECASE)
+        if DISK_FULL.search(text) or GONE.search(text) or text == "(0, '')":
             return cast("TargetError", lost(TargetError, self.uri, bad))
-        if gone:
+        if deadlock:
             return TargetError(
-                "The target went away.",
+                "The target gave up waiting for a lock.",
                 where=self.uri.redacted,
                 why=text,
-                next_step="Bring it back, then run the same command.",
-                kind="unreachable",
+                next_step="See who else uses the target, then run the same command.",
+                kind="deadlock",
                 resumable=True,
             )
         return TargetError(
@@ -382,7 +616,7 @@ class Target:
             resumable=True,
         )
 
-    def index_statements(self, schema: Schema) -> tuple[list[str], list[str]]:
+    def steps(self, schema: Schema) -> tuple[list[Step], list[Step]]:
         """What is left to do after the load: first what may run while the tables are read, then the rest.
 
         On PostgreSQL a primary key is built as a unique index (which lets readers in) and attached later.
@@ -403,63 +637,39 @@ class Target:
                     late.append(statement)
         for table in schema.tables.values():
             late.extend(table.link)
-        return early, late
+        return [Step(s) for s in early], [Step(s) for s in late]
 
     def commit(self) -> None:
         """Commit what was written so far."""
         self.backend.commit()
 
-    @contextmanager
-    def building(self, statements: Sequence[str]) -> Iterator[None]:
-        """Build indexes on two connections of their own while the body reads; leaving waits for them.
+    def builders(self, steps: Sequence[Step], connections: int) -> Builders:
+        """Threads that build indexes on connections of their own while the tables are read."""
+        return Builders(self, steps, connections)
 
-        PostgreSQL's own parallel workers are off meanwhile: two whole builds at once keep two cores busier than one
-        build with workers, whose last part runs alone.
+    def run(self, step: Step) -> None:
+        """Run a step and note it.
+
+        Raises:
+            TargetError: the target refused it.
         """
-        line: queue.SimpleQueue[str] = queue.SimpleQueue()
-        for statement in statements:
-            line.put(statement)
-        failures: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                builder = _open_server(self.uri)
-            except BaseException as bad:  # noqa: BLE001 - raised by the thread that waits
-                failures.append(bad)
-                return
-            try:
-                builder.execute("SET max_parallel_maintenance_workers = 0")
-                while not failures:
-                    try:
-                        statement = line.get_nowait()
-                    except queue.Empty:
-                        return
-                    builder.execute(statement)
-                    builder.commit()
-            except BaseException as bad:  # noqa: BLE001 - raised by the thread that waits
-                failures.append(bad)
-            finally:
-                builder.close()
-
-        workers = [threading.Thread(target=work, name="mlflowctl-index", daemon=True) for _ in range(2)]
-        for worker in workers:
-            worker.start()
         try:
-            yield
-        finally:
-            for worker in workers:
-                worker.join()
-        if failures:
-            raise self.refused(failures[0] if isinstance(failures[0], Exception) else Exception(), "an index")
+            self.run_step(self.backend, step)
+        except MlflowctlError:
+            raise
+        except Exception as bad:
+            raise self.refused(bad, f"a key or constraint ({' '.join(step.statement.split())[:120]})") from bad
 
-    def run(self, statements: Iterable[str]) -> None:
-        """Run DDL, one commit at the end."""
-        for statement in statements:
-            try:
-                self.backend.execute(statement)
-            except Exception as bad:
-                raise self.refused(bad, f"a key or constraint ({' '.join(statement.split())[:120]})") from bad
-        self.commit()
+    def run_step(self, backend: WriteBackend, step: Step) -> None:
+        """Run a step over a connection and note it, in one transaction where the database has that for schemas."""
+        try:
+            backend.execute(step.statement)
+        except Exception as bad:
+            # MySQL commits a change of the schema by itself: a kill may have come before its note.
+            if not (self.resumed and self.kind == "mysql" and _THERE_ALREADY.search(str(bad))):
+                raise
+        Journal(backend, self.chain).chunk_done(step.id, {})
+        backend.commit()
 
     def reader(self) -> SqlReader:
         """Read back what was written, as any store is read. On SQLite over the same connection."""
@@ -485,58 +695,116 @@ class Target:
             sqlite.open_target(self.uri, self.build_file) if self.kind == "sqlite" else _open_server(self.uri)
         )
 
+    def revision(self) -> str:
+        """The revision at which the target stands now; ``base`` without one."""
+        table = schemas.version_table(self.chain)
+        if table not in self.backend.catalog():
+            return schemas.BASE
+        named = [r["version_num"] for r in self.backend.rows(f"SELECT version_num FROM {self.backend.quote(table)}")]
+        known = set(schemas.installed_revisions(self.chain)) | {r.id for r in schemas.revisions(self.chain)}
+        return next((n for n in named if n in known), schemas.BASE)
+
     def complete(self, record: Record, tables: Iterable[Table]) -> None:
         """Sequences, statistics, the journal's last word; then a SQLite file takes its name, atomically."""
         backend = self.backend
         names = list(tables)
         backend.set_sequences(names)
         backend.analyze(t.name for t in names)
-        backend.execute(f"DELETE FROM {JOURNAL_TABLE} WHERE id = {backend.literal(record.id)}")
-        self._insert(record)
+        if self.kind == "mysql":
+            # Dropping a table commits there, so the record comes first.
+            self.journal.write(record)
+            backend.commit()
+            self.journal.forget_chunks()
+        else:
+            self.journal.forget_chunks()
+            self.journal.write(record)
         backend.commit()
         if self.kind == "sqlite":
-            backend.close()
-            self._backend = None
-            _flush(self.build_file)
-            self._refuse_leftovers(self._file)
-            if self._taken is not None and self._taken != self._marks():
-                raise TargetError(
-                    "Another program wrote to the target file meanwhile.",
-                    where=str(self._file),
-                    next_step="Stop it and run the same command again, or name a file of its own with --to.",
-                    kind="locked",
-                    resumable=True,
-                )
-            self.build_file.replace(self._file)
-            _flush(self._file.absolute().parent)
+            self.take_name(record)
 
-    def _insert(self, record: Record) -> None:
-        backend = self.backend
-        values = (
-            record.id,
-            record.chain,
-            record.state,
-            record.source,
-            record.started,
-            record.finished,
-            json.dumps(record.document),
-        )
-        backend.execute(
-            f"INSERT INTO {JOURNAL_TABLE} (id, chain, state, source, started, finished, document) VALUES ({', '.join(backend.literal(v) for v in values)})"
-        )
-
-    def close(self) -> None:
-        """Let go. An unfinished SQLite build stays under its own name; the next run clears it."""
+    def take_name(self, record: Record) -> None:
+        """Flush the finished SQLite build and give it the target's name."""
         if self._backend is not None:
             self._backend.close()
             self._backend = None
+        _flush(self.build_file)
+        self._refuse_leftovers(self._file)
+        taken = record.document.get("taken")
+        if taken is not None and taken != self._marks():
+            raise TargetError(
+                "Another program wrote to the target file meanwhile.",
+                where=str(self._file),
+                next_step="Stop it and run the same command again, or name a file of its own with --to.",
+                kind="locked",
+                resumable=True,
+            )
+        # SQLite leaves its journal empty, which means: nothing to roll back.
+        journal = Path(f"{self.build_file}-journal")
+        if journal.exists() and journal.stat().st_size == 0:
+            journal.unlink()
+        self.build_file.replace(self._file)
+        _flush(self._file.absolute().parent)
+
+    def tidy(self) -> None:
+        """Remove what a kill after the last word left behind."""
+        if self.kind == "sqlite":
+            if self._lock_file.exists():
+                with suppress(TargetError):
+                    self._take_build_lock()
+                    self._release_build_lock()
+            return
+        backend = _open_server(self.uri)
+        try:
+            if CHUNK_TABLE in backend.catalog():
+                Journal(backend, self.chain).forget_chunks()
+                backend.commit()
+        finally:
+            backend.close()
+
+    def remove_unfinished(self, standing: Standing) -> list[str]:
+        """Remove what the unfinished migration ``standing`` made, and nothing else; what it was comes back.
+
+        The target is locked. Raises:
+            TargetError: somebody has put the unfinished target to use.
+        """
+        if self.kind == "sqlite":
+            removed = [f for f in _with_side_files(self.build_file) if f.exists()]
+            for file in removed:
+                file.unlink()
+            return [str(f) for f in removed]
+        self._backend = _open_server(self.uri)
+        self.refuse_strangers_rows(standing)
+        made = set(standing.record.document.get("tables", ())) if standing.record else set()
+        removed_tables = sorted(made & set(self.backend.catalog()))
+        self._drop(made, self.chain)
+        self.backend.commit()
+        self.forget()
+        return [f"table {name}" for name in removed_tables]
+
+    def forget(self) -> None:
+        """Remove mlflowctl's own tables; those of another chain in the same database stay."""
+        if self._backend is None:
+            self._backend = (
+                sqlite.open_target(self.uri, self._file) if self.kind == "sqlite" else _open_server(self.uri)
+            )
+        backend = self.backend
+        self.journal.forget_chunks()
+        backend.execute(f"DELETE FROM {JOURNAL_TABLE} WHERE chain = {backend.literal(self.chain)}")
+        if not backend.rows(f"SELECT id FROM {JOURNAL_TABLE} LIMIT 1"):
+            backend.execute(f"DROP TABLE {JOURNAL_TABLE}")
+        backend.commit()
+
+    def close(self) -> None:
+        """Let go. An unfinished SQLite build stays under its own name; the next run carries on with it."""
+        if self._backend is not None:
+            with suppress(Exception):
+                self._backend.close()
+            self._backend = None
         if self._guard is not None:
-            self._guard.close()
+            with suppress(Exception):
+                self._guard.close()
             self._guard = None
-        if self._lock is not None:
-            self.build_file.with_name(self.build_file.name + ".lock").unlink(missing_ok=True)
-            os.close(self._lock)
-            self._lock = None
+        self._release_build_lock()
 
     def discard(self) -> None:
         """Remove the unfinished SQLite build at once (after a failure that no rerun mends)."""
@@ -544,7 +812,8 @@ class Target:
             if self._backend is not None:
                 self._backend.close()
                 self._backend = None
-            self.build_file.unlink(missing_ok=True)
+            for file in _with_side_files(self.build_file):
+                file.unlink(missing_ok=True)
 
 
 class _BorrowedReader(SqlReader):
@@ -567,24 +836,6 @@ def _open_server(uri: StoreUri) -> WriteBackend:
     return MysqlBackend(uri, side="target")
 
 
-def _latest(backend: WriteBackend, chain: str) -> Record | None:
-    rows = backend.rows(
-        f"SELECT id, chain, state, source, started, finished, document FROM {JOURNAL_TABLE} WHERE chain = {backend.literal(chain)} ORDER BY started DESC"
-    )
-    if not rows:
-        return None
-    row = rows[0]
-    return Record(
-        row["id"],
-        row["chain"],
-        row["state"],
-        row["source"],
-        row["started"],
-        row["finished"],
-        json.loads(row["document"]),
-    )
-
-
 def find_record(uri: StoreUri, chain: Chain) -> Record | None:
     """The journal row that a migration left at ``uri``, or None."""
     return Target(uri, chain).standing().record
@@ -598,4 +849,21 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-__all__ = ["Record", "Standing", "Target", "adbc", "find_record"]
+def _with_side_files(build: Path) -> list[Path]:
+    return [build, *(Path(f"{build}-{end}") for end in ("journal", "wal", "shm"))]
+
+
+def _boot() -> str:
+    """What identifies the time since the machine started; empty where the system does not tell."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return ""
+
+
+def owner() -> dict[str, Any]:
+    """Who works on a target: for whoever finds it locked."""
+    since = datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+
+
+__all__ = ["Record", "Standing", "Step", "Target", "Writer", "find_record", "owner"]
