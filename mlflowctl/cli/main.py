@@ -126,6 +126,9 @@ def run(argv: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The console script."""
+    from mlflowctl.core import signals
+
+    signals.nothing_follows()
     sys.exit(run(sys.argv[1:] if argv is None else argv))
 
 

@@ -1,4 +1,4 @@
-"""``mlflowctl migrate`` and ``mlflowctl migrate verify``."""
+"""``mlflowctl migrate`` and the commands below it: ``verify``, ``status``, ``abort``."""
 
 from __future__ import annotations
 
@@ -26,6 +26,15 @@ _VERIFY_HELP = """Compare two stores row by row; write nothing.
 Exit code 11 when they differ. With -o json or yaml all differing rows are named, else the first of them.
 """
 
+_STATUS_HELP = (
+    """Tell what stands at a target: nothing, a finished or unfinished migration, other data; write nothing."""
+)
+_ABORT_HELP = """Remove what an unfinished migration made in a target, and nothing else.
+
+With --forget, remove mlflowctl's own table from a finished target too.
+"""
+
+STATUS: tuple[Option, ...] = (options.TO, options.TO_PASSWORD, options.AUTH_TO, options.AUTH_TO_PASSWORD)
 VERIFY: tuple[Option, ...] = (
     options.FROM,
     options.TO,
@@ -62,6 +71,29 @@ _EMPTY_VERIFY: dict[str, Any] = {
     "differences": [],
     "truncated": False,
 }
+_EMPTY_STATUS: dict[str, Any] = {
+    "exit_code": 0,
+    "error": None,
+    "status": "unknown",
+    "target": {"uri": None, "kind": None},
+    "source": None,
+    "started": None,
+    "finished": None,
+    "phase": None,
+    "running": False,
+    "owner": None,
+    "chunks": {"done": 0, "total": 0, "rows": 0},
+    "tables": [],
+    "reason": None,
+    "next": None,
+}
+_EMPTY_ABORT: dict[str, Any] = {
+    "exit_code": 0,
+    "error": None,
+    "status": "nothing",
+    "target": {"uri": None, "kind": None},
+    "removed": [],
+}
 
 
 def command() -> Any:
@@ -72,9 +104,13 @@ def command() -> Any:
         lambda given: run.execute(MIGRATE_COMMAND, given),
         options.MIGRATE,
         _HELP,
-        {"verify": verify},
+        {
+            "verify": verify,
+            "status": params.leaf("status", lambda given: run.execute(STATUS_COMMAND, given), STATUS, _STATUS_HELP),
+            "abort": params.leaf("abort", lambda given: run.execute(ABORT_COMMAND, given), options.ABORT, _ABORT_HELP),
+        },
         epilog=_EPILOG,
-        subcommand_metavar="[verify]",
+        subcommand_metavar="[verify|status|abort]",
     )
 
 
@@ -100,6 +136,12 @@ def migrate(session: Session) -> Document:
                 auth_source=auth_source,
                 auth_target=auth_target,
                 upgrade=not settings[options.NO_UPGRADE],
+                on_bad_row=settings[options.ON_BAD_ROW],
+                only=settings[options.ONLY],
+                exclude=settings[options.EXCLUDE],
+                since=settings[options.SINCE],
+                rejects_file=settings[options.REJECTS],
+                retry_seconds=settings[options.RETRY_SECONDS],
             )
         )
     )
@@ -128,8 +170,43 @@ def verify(session: Session) -> Document:
     return document
 
 
+def status(session: Session) -> Document:
+    """Look at a target."""
+    from mlflowctl.migrate import stand
+
+    target, auth = _targets(session)
+    document = stand.status(target)
+    if auth is not None:
+        document["auth"] = stand.status(auth, "auth")
+    return document
+
+
+def abort(session: Session) -> Document:
+    """Remove an unfinished migration."""
+    from mlflowctl.migrate import stand
+
+    target, auth = _targets(session)
+    forget = session.settings[options.FORGET]
+    question = stand.what_abort_removes(target, forget=forget)
+    if question is not None:
+        # A script that says abort means it; the source has every row, and a target that was put to use is refused.
+        session.confirm(question, unasked=True)
+    document = stand.abort(target, forget=forget)
+    if auth is not None:
+        document["auth"] = stand.abort(auth, "auth", forget=forget)
+    return document
+
+
 MIGRATE_COMMAND = run.Command("mlflowctl.migrate.result/v1", migrate, _EMPTY_MIGRATE)
 VERIFY_COMMAND = run.Command("mlflowctl.verify.result/v1", verify, _EMPTY_VERIFY)
+STATUS_COMMAND = run.Command("mlflowctl.migrate.status/v1", status, _EMPTY_STATUS)
+ABORT_COMMAND = run.Command("mlflowctl.migrate.abort/v1", abort, _EMPTY_ABORT)
+
+
+def _targets(session: Session) -> tuple[str, str | None]:
+    target = _store(session, options.TO, options.TO_PASSWORD)
+    assert target is not None
+    return target, _store(session, options.AUTH_TO, options.AUTH_TO_PASSWORD)
 
 
 def _stores(session: Session) -> tuple[str, str, str | None, str | None]:

@@ -53,8 +53,10 @@ class Session:
         with sink:
             return drive(engine, both)
 
-    def confirm(self, question: str) -> None:
+    def confirm(self, question: str, *, unasked: bool = False) -> None:
         """Ask before something is overwritten or destroyed.
+
+        ``unasked``: where nobody can be asked the command itself is the answer.
 
         Raises:
             UsageError: the answer is no, or nobody can be asked and ``--yes`` was not given.
@@ -62,6 +64,8 @@ class Session:
         if self.settings[options.YES]:
             return
         if self.settings[options.NO_INPUT] or not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+            if unasked:
+                return
             raise UsageError(question, why="Nobody can be asked here.", next_step="Add --yes.", kind="not_confirmed")
         sys.stderr.write(f"{redact_text(question)} [y/N] ")
         sys.stderr.flush()
@@ -95,10 +99,10 @@ def execute(command: Command, given: Given) -> int:
     with LogFile(Path(log_file).expanduser() if log_file else None) as log, _console_log(verbosity):
         restore = _take_signals(printer)
         try:
-            document = _attempt(command, session, printer, log)
+            # What was found out is told, also when a signal comes while it is.
+            return printer.finish(_attempt(command, session, printer, log))
         finally:
             restore()
-        return printer.finish(document)
 
 
 def _attempt(command: Command, session: Session, printer: _Printer, log: LogFile) -> Document:

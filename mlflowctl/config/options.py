@@ -297,6 +297,65 @@ AUTH_TO_PASSWORD = Option(
 NO_UPGRADE = Option(
     "no-upgrade", "migrate", Kind.SWITCH, "Leave the target at the source's schema revision.", default=False
 )
+ON_BAD_ROW = Option(
+    "on-bad-row",
+    "migrate",
+    Kind.TEXT,
+    "Rows that the target cannot hold as they are: name them all and stop, leave them out, or mend them by rule. "
+    "What is left out or mended is written whole to a rejects file.",
+    default="stop",
+    choices=("stop", "skip", "fix"),
+)
+ONLY = Option(
+    "only",
+    "migrate",
+    Kind.TEXT,
+    "Carry only the experiments and registered models of this name or glob, with all that belongs to them "
+    "(experiment:NAME or model:NAME for one kind). May be repeated.",
+    default=(),
+    metavar="NAME",
+    repeatable=True,
+)
+EXCLUDE = Option(
+    "exclude",
+    "migrate",
+    Kind.TEXT,
+    "Leave out the experiments and registered models of this name or glob. May be repeated.",
+    default=(),
+    metavar="NAME",
+    repeatable=True,
+)
+SINCE = Option(
+    "since",
+    "migrate",
+    Kind.TEXT,
+    "Carry only runs that started at or after TIME (2026-01-31, or RFC 3339).",
+    metavar="TIME",
+)
+RETRY_SECONDS = Option(
+    "retry-seconds",
+    "migrate",
+    Kind.INTEGER,
+    "How long to wait for a target that went away before giving up.",
+    default=120,
+    metavar="S",
+    minimum=0,
+)
+REJECTS = Option(
+    "rejects-file",
+    "migrate",
+    Kind.PATH,
+    "File for the rows that were left out or mended.",
+    default_text="mlflowctl-rejects-ID.jsonl in the current folder",
+    metavar="FILE",
+)
+FORGET = Option(
+    "forget",
+    "migrate",
+    Kind.SWITCH,
+    "Remove mlflowctl's own table from a finished target as well.",
+    default=False,
+)
 
 MIGRATE: tuple[Option, ...] = (
     FROM,
@@ -309,6 +368,12 @@ MIGRATE: tuple[Option, ...] = (
     MAP_ARTIFACTS,
     REROOT_ARTIFACTS,
     EXPERIMENT_IDS,
+    ONLY,
+    EXCLUDE,
+    SINCE,
+    ON_BAD_ROW,
+    REJECTS,
+    RETRY_SECONDS,
     FROM_PASSWORD,
     TO_PASSWORD,
     AUTH_FROM,
@@ -316,8 +381,9 @@ MIGRATE: tuple[Option, ...] = (
     AUTH_FROM_PASSWORD,
     AUTH_TO_PASSWORD,
 )
+ABORT: tuple[Option, ...] = (TO, TO_PASSWORD, AUTH_TO, AUTH_TO_PASSWORD, FORGET)
 
-OPTIONS: tuple[Option, ...] = GLOBAL + MIGRATE
+OPTIONS: tuple[Option, ...] = (*GLOBAL, *MIGRATE, FORGET)
 
 SECTIONS: tuple[tuple[str, str], ...] = (("migrate", "mlflowctl migrate, and migrate verify where it has the option."),)
 """The sections of a file, with what they belong to."""
@@ -325,5 +391,5 @@ SECTIONS: tuple[tuple[str, str], ...] = (("migrate", "mlflowctl migrate, and mig
 CONFIG_VARIABLE = PREFIX + "CONFIG"
 """Names a configuration file, as ``--config`` does."""
 
-FOREIGN_VARIABLES: tuple[str, ...] = ("MLFLOWCTL_WILD_STORES", "MLFLOWCTL_REQUIRE_SERVERS")
+FOREIGN_VARIABLES: tuple[str, ...] = ("MLFLOWCTL_WILD_STORES", "MLFLOWCTL_REQUIRE_SERVERS", "MLFLOWCTL_SOAK_KILLS")
 """Variables of the project's own tests, which are no options."""

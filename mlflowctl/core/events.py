@@ -25,11 +25,15 @@ class PhaseStarted:
 
 @dataclass(frozen=True, slots=True)
 class PhaseAdvanced:
-    """``done`` units of the phase are finished; ``detail`` names the table or revision at hand."""
+    """``done`` units of the phase are finished; ``detail`` names the table or revision at hand.
+
+    ``bytes`` of rows went through so far, as they lie in memory, where the phase counts them.
+    """
 
     phase: str
     done: int
     detail: str = ""
+    bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from mlflowctl.core.errors import Interrupted
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasattr(signal, name))
 _pending: int | None = None
 _installed = False
+_last = False
 
 
 def install(
@@ -73,12 +74,18 @@ def install(
         _installed = False
         signal.set_wakeup_fd(previous_fd)
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if _last else handler)
         os.close(writing)  # ends the thread
         thread.join(timeout=1)
         os.close(reading)
 
     return restore
+
+
+def nothing_follows() -> None:
+    """The process ends with its command: what arrives after the result is out no longer changes the exit code."""
+    global _last
+    _last = True
 
 
 def pending() -> int | None:

@@ -24,6 +24,13 @@ class MigrateSettings:
     auth_source: str | None = None
     auth_target: str | None = None
     upgrade: bool = True
+    on_bad_row: str = "stop"
+    """stop, skip or fix"""
+    only: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    since: str | None = None
+    rejects_file: str | None = None
+    retry_seconds: int = 120
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,24 @@
 """What MLflow's upgrade scripts make of a source's rows, so that a target at a later revision can be proven.
 
 A revision that adds a column fills it with its default or NULL: both are predicted here and proven. The few that
-rewrite rows have a rule of their own below; a rewritten column without a rule is named as not compared.
+rewrite rows have a rule of their own below; a rewritten column without a rule is named as not compared. No rule holds
+more rows in memory than it must: what has to wait for other rows waits in SQLite's temporary file.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,6 +28,8 @@ from mlflowctl.stores.api import TableBatch
 from mlflowctl.stores.canonical import ARROW_TYPES
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from mlflowctl.stores.schema import Column, Schema, Table
 
 _USER_TAGS = "90e64c465722"
@@ -60,29 +69,40 @@ class Lift:
     """Tables and columns of the source for which the target, at the same revision, has no place."""
 
     def sources_of(self, tables: Sequence[str]) -> list[str]:
-        """The source tables from which the named target tables are made."""
+        """The source tables from which the named target tables are made, in the order in which to stream them."""
         back = {new: old for old, new in self.renamed.items()}
         needed = {back.get(t, t) for t in tables}
         for rule in self.rules:
             if rule.makes in needed or rule.makes in tables:
                 needed |= set(rule.needs)
-        return sorted(n for n in needed if n in self._source_tables)
+        return sorted((n for n in needed if n in self._source_tables), key=lambda n: (_place(n), n))
 
     _source_tables: frozenset[str] = frozenset()
 
     def stream(self, batches: Iterator[TableBatch], tables: Sequence[str] | None) -> Iterator[TableBatch]:
-        """Lifted batches, then the rows that the upgrade makes."""
+        """Lifted batches, then the rows that the upgrade makes.
+
+        ``batches`` come in the order of ``sources_of``, in any order of rows.
+
+        Raises:
+            RuntimeError: a table came too late for the rows that are made of it.
+        """
         wanted = set(self.comparisons) if tables is None else set(tables)
-        rules = [rule for rule in self.rules if rule.makes in wanted]
-        for batch in batches:
+        # Each stream is read afresh, so its rules must not remember another.
+        rules = [rule.afresh() for rule in self.rules if rule.makes in wanted]
+        try:
+            for batch in batches:
+                for rule in rules:
+                    batch = rule.see(batch)
+                lifted = self._lifted(batch)
+                if lifted.table in wanted:
+                    yield lifted
             for rule in rules:
-                batch = rule.see(batch)
-            lifted = self._lifted(batch)
-            if lifted.table in wanted:
-                yield lifted
-        for rule in rules:
-            for batch in rule.rows():
-                yield self._lifted(batch)
+                for batch in rule.rows():
+                    yield self._lifted(batch)
+        finally:
+            for rule in rules:
+                rule.close()
         for batch in self.seeds:
             if batch.table in wanted:
                 yield batch
@@ -100,11 +120,28 @@ class Lift:
         return TableBatch(name, rows)
 
 
+# Tables that others are filled from must be read before those.
+_STREAMED_LATER = {"trace_info": 1, "spans": 1, "assessments": 2}
+
+
+def _place(table: str) -> int:
+    return _STREAMED_LATER.get(table, 0)
+
+
 class Rule:
     """One upgrade script's effect on rows: it sees the source's batches and makes rows of one table."""
 
     makes: str
     needs: tuple[str, ...] = ()
+    moves: tuple[str, ...] = ()
+    """Columns of ``makes`` that the script drops when others hold all that they said."""
+
+    def __init__(self, dialect: str = "sqlite") -> None:
+        self._dialect = dialect
+
+    def afresh(self) -> Rule:
+        """The same rule, to which nothing was shown yet."""
+        return type(self)(self._dialect)
 
     def see(self, batch: TableBatch) -> TableBatch:
         """Look at a batch of the source; return it, changed where the script changes it."""
@@ -114,89 +151,209 @@ class Rule:
         """Rows that the script adds."""
         return iter(())
 
+    def close(self) -> None:
+        """Let go of what was kept."""
+
+
+_SPILL_MEMORY_KIB = 16_384
+
+
+# SQLite would keep a plain 0; no text that is kept is bytes.
+_NEGATIVE_ZERO = b"-0.0"
+
+
+def _kept(fact: tuple[str, str, Any]) -> tuple[str, str, Any]:
+    identity, name, value = fact
+    negative = isinstance(value, float) and value == 0 and math.copysign(1, value) < 0
+    return identity, name, _NEGATIVE_ZERO if negative else value
+
+
+class _Spill:
+    """Facts that wait for their rows, in a temporary file of SQLite's own that needs no tidying up."""
+
+    def __init__(self) -> None:
+        self._file: sqlite3.Connection | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was kept."""
+        return self._file is None
+
+    def put(self, facts: Iterable[tuple[str, str, Any]]) -> None:
+        """Keep ``(id, name, value)``; a value that is named twice is the last one."""
+        for some in _slices(facts, 10_000):
+            if self._file is None:
+                # An empty name: a private file, made only when the cache is full, gone with the connection. One
+                # thread at a time uses it, but not always the one that made it.
+                self._file = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+                self._file.execute(f"PRAGMA cache_size = -{_SPILL_MEMORY_KIB}")
+                self._file.execute("PRAGMA journal_mode = OFF")
+                self._file.execute("CREATE TABLE facts (id, name, value, PRIMARY KEY (id, name)) WITHOUT ROWID")
+                self._file.execute("CREATE TABLE wanted (place INTEGER PRIMARY KEY, id)")
+            self._file.execute("BEGIN")
+            self._file.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?)", map(_kept, some))
+            self._file.execute("COMMIT")
+
+    def of(self, ids: Sequence[str]) -> Iterator[tuple[int, str, Any]]:
+        """``(place in ids, name, value)`` of every fact that is known of these."""
+        if self._file is None:
+            return
+        self._file.execute("BEGIN")
+        self._file.executemany("INSERT INTO wanted VALUES (?, ?)", enumerate(ids))
+        # CROSS JOIN: the ids in their order, each one sought.
+        found = self._file.execute("SELECT w.place, f.name, f.value FROM wanted w CROSS JOIN facts f ON f.id = w.id")
+        for place, name, value in found.fetchall():
+            yield place, name, -0.0 if value == _NEGATIVE_ZERO else value
+        self._file.execute("DELETE FROM wanted")
+        self._file.execute("COMMIT")
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _slices(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    rest = iter(items)
+    while some := list(islice(rest, size)):
+        yield some
+
 
 class UserTags(Rule):
-    """90e64c465722: a run's ``user_id`` becomes the tag ``mlflow.user`` where the run has no such tag."""
+    """90e64c465722: a run's ``user_id`` becomes the tag ``mlflow.user`` where the run has no such tag.
+
+    MLflow's script takes the experiment for its runs' key, so it sees the first run of each experiment alone: the first
+    in the order in which the database keeps them. That is the order of copying, on MySQL the order of run IDs.
+    """
 
     makes = "tags"
     needs = ("runs", "tags")
 
-    def __init__(self) -> None:
-        self._users: dict[str, str] = {}
-        self._tagged: set[str] = set()
+    def __init__(self, dialect: str = "sqlite") -> None:
+        super().__init__(dialect)
+        self._first: dict[int, tuple[str, str | None]] = {}
+        self._tagged = _Spill()
 
     def see(self, batch: TableBatch) -> TableBatch:
+        rows = batch.rows
         if batch.table == "runs":
-            for run, user in zip(
-                batch.rows.column("run_uuid").to_pylist(), batch.rows.column("user_id").to_pylist(), strict=True
+            for run, user, experiment in zip(
+                *(rows.column(name).to_pylist() for name in ("run_uuid", "user_id", "experiment_id")), strict=True
             ):
-                if user:
-                    self._users[run] = user
+                if experiment is None:
+                    continue
+                known = self._first.get(experiment)
+                if known is None or (self._dialect == "mysql" and run.lower() < known[0].lower()):
+                    self._first[experiment] = (run, user)
         elif batch.table == "tags":
-            with_user = batch.rows.filter(pc.equal(batch.rows.column("key"), "mlflow.user"))
-            self._tagged.update(with_user.column("run_uuid").to_pylist())
+            with_user = rows.filter(pc.equal(rows.column("key"), "mlflow.user"))
+            self._tagged.put((run, "tag", None) for run in with_user.column("run_uuid").to_pylist())
         return batch
 
     def rows(self) -> Iterator[TableBatch]:
-        new = {run: user for run, user in self._users.items() if run not in self._tagged}
+        users = [(run, user) for run, user in self._first.values() if user]
+        tagged = {place for place, _, _ in self._tagged.of([run for run, _ in users])}
+        new = [pair for place, pair in enumerate(users) if place not in tagged]
         if new:
-            keys = pa.array(["mlflow.user"] * len(new))
-            yield TableBatch(
-                "tags",
-                pa.record_batch(
-                    {
-                        "key": keys,
-                        "value": pa.array(new.values(), pa.string()),
-                        "run_uuid": pa.array(new.keys(), pa.string()),
-                    }
-                ),
-            )
+            columns = {
+                "key": pa.array(["mlflow.user"] * len(new)),
+                "value": pa.array([user for _, user in new], pa.string()),
+                "run_uuid": pa.array([run for run, _ in new], pa.string()),
+            }
+            yield TableBatch("tags", pa.record_batch(columns))
+
+    def close(self) -> None:
+        self._tagged.close()
 
 
 class LatestMetrics(Rule):
-    """89d4b8295536: of each run's metric the point with the greatest (step, timestamp, value)."""
+    """89d4b8295536: of each run's metric the point with the greatest (step, timestamp, value), of equal ones the number.
+
+    Memory holds each metric's latest point, and as many again that wait to be compared with them.
+    """
 
     makes = "latest_metrics"
     needs = ("metrics",)
     _COLUMNS = ("key", "value", "timestamp", "step", "is_nan", "run_uuid")
+    _WAITING = 65_536
 
-    def __init__(self) -> None:
+    def __init__(self, dialect: str = "sqlite") -> None:
+        super().__init__(dialect)
         self._best: pa.Table | None = None
+        self._waiting: list[pa.RecordBatch] = []
+        self._rows_waiting = 0
 
     def see(self, batch: TableBatch) -> TableBatch:
         if batch.table == "metrics":
-            points = _filled(batch.rows, {"step": pa.scalar(0, pa.int64()), "is_nan": pa.scalar(False)}).select(
-                list(self._COLUMNS)
-            )
-            together = pa.Table.from_batches([points])
-            if self._best is not None:
-                together = pa.concat_tables([self._best, together])
-            self._best = _greatest(together)
+            defaults = {"step": pa.scalar(0, pa.int64()), "is_nan": pa.scalar(False)}
+            points = _latest(_filled(batch.rows, defaults).select(list(self._COLUMNS)))
+            self._waiting.append(points)
+            self._rows_waiting += points.num_rows
+            # So much waits as is known: each point is compared a few times only, however many metrics there are.
+            if self._rows_waiting > max(self._WAITING, self._best.num_rows if self._best is not None else 0):
+                self._merge()
         return batch
 
     def rows(self) -> Iterator[TableBatch]:
+        self._merge()
         if self._best is not None:
             for batch in self._best.to_batches(max_chunksize=65_536):
                 yield TableBatch("latest_metrics", batch)
 
+    def _merge(self) -> None:
+        if not self._waiting:
+            return
+        parts = [*(self._best.to_batches() if self._best is not None else ()), *self._waiting]
+        self._waiting, self._rows_waiting = [], 0
+        together = pa.Table.from_batches(parts)
+        del parts
+        self._best = together.take(pa.array(_latest_places(together)))
 
-def _greatest(points: pa.Table) -> pa.Table:
-    order = [
-        ("run_uuid", "ascending"),
-        ("key", "ascending"),
-        ("step", "descending"),
-        ("timestamp", "descending"),
-        ("value", "descending"),
-    ]
-    ranked = points.take(pc.sort_indices(points, sort_keys=order)).combine_chunks()
-    if ranked.num_rows < 2:
-        return ranked
-    run, key = ranked.column("run_uuid"), ranked.column("key")
-    changes = pc.or_(
-        pc.not_equal(run.slice(1), run.slice(0, len(run) - 1)), pc.not_equal(key.slice(1), key.slice(0, len(key) - 1))
+
+def _latest(points: pa.RecordBatch) -> pa.RecordBatch:
+    return points.take(pa.array(_latest_places(points)))
+
+
+def _latest_places(points: pa.RecordBatch | pa.Table) -> NDArray[np.int64]:
+    """The places of each (run, key)'s latest row."""
+    if not points.num_rows:
+        return np.zeros(0, np.int64)
+    runs, keys = (_codes(points.column(name)) for name in ("run_uuid", "key"))
+    groups = runs * (int(np.max(keys)) + 1) + keys
+    _, groups = np.unique(groups, return_inverse=True)
+    left = np.arange(points.num_rows)
+    # Most points fall away by their step alone, so that few are left to be sorted.
+    for name in ("step", "timestamp"):
+        values = _numbers(points.column(name), np.int64)[left]
+        greatest = np.full(int(np.max(groups)) + 1, np.iinfo(np.int64).min)
+        np.maximum.at(greatest, groups[left], values)
+        left = left[values == greatest[groups[left]]]
+    values = _numbers(points.column("value"), np.float64)[left]
+    nans = np.isnan(values)
+    # A database that has NaN calls it greater than all numbers.
+    order = np.lexsort(
+        (_numbers(points.column("is_nan"), np.bool_)[left], -np.where(nans, 0, values), ~nans, groups[left])
     )
-    first = pa.chunked_array([pa.array([True]), *changes.chunks])
-    return ranked.filter(first)
+    ranked = left[order]
+    first = np.ones(len(ranked), np.bool_)
+    first[1:] = groups[ranked][1:] != groups[ranked][:-1]
+    chosen: NDArray[np.int64] = np.sort(ranked[first]).astype(np.int64)
+    return chosen
+
+
+def _codes(column: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    encoded = whole.dictionary_encode()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
+    codes: NDArray[np.int64] = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return codes
+
+
+def _numbers(column: pa.Array | pa.ChunkedArray, kind: Any) -> NDArray[Any]:
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    values: NDArray[Any] = np.asarray(whole.to_numpy(zero_copy_only=False), dtype=kind)
+    return values
 
 
 class JobsCanceled(Rule):
@@ -219,15 +376,258 @@ class JobsCanceled(Rule):
 class MovedToColumns(Rule):
     """75868b020152: rows whose facts moved into columns of trace_info and spans are removed from one table."""
 
-    def __init__(self, table: str, keys: frozenset[str]) -> None:
+    def __init__(self, table: str, keys: frozenset[str], dialect: str = "sqlite") -> None:
+        super().__init__(dialect)
         self.makes = table
         self.needs = (table,)
         self._keys = pa.array(sorted(keys))
+
+    def afresh(self) -> Rule:
+        # It remembers nothing.
+        return self
 
     def see(self, batch: TableBatch) -> TableBatch:
         if batch.table != self.makes:
             return batch
         return TableBatch(batch.table, batch.rows.filter(pc.invert(pc.is_in(batch.rows.column("key"), self._keys))))
+
+
+class _Waiting(Rule):
+    """A rule whose table is filled from others, which must have been read before."""
+
+    def __init__(self, dialect: str = "sqlite") -> None:
+        super().__init__(dialect)
+        self._facts = _Spill()
+        self._begun = False
+
+    def see(self, batch: TableBatch) -> TableBatch:
+        if batch.table == self.makes:
+            self._begun = True
+            return TableBatch(batch.table, self._with_columns(batch.rows))
+        if batch.table in self.needs and batch.rows.num_rows:
+            if self._begun:
+                raise RuntimeError(f"{batch.table} came after {self.makes}, whose rows it fills")
+            self._facts.put(self._facts_of(batch))
+        return batch
+
+    def close(self) -> None:
+        self._facts.close()
+
+    def _float(self, value: float | None) -> float | None:
+        """As the target keeps it: SQLite and MySQL do not know the sign of a zero."""
+        return 0.0 if value == 0 and self._dialect != "postgresql" else value
+
+    def _as_read(self, value: float | None) -> Any:
+        """A float of the target as the script reads it: on MySQL SQLAlchemy makes it a decimal of ten places."""
+        if self._dialect != "mysql" or value is None or not math.isfinite(value):
+            return value
+        return Decimal(f"{value:.10f}")
+
+    def _facts_of(self, batch: TableBatch) -> Iterable[tuple[str, str, Any]]:
+        raise NotImplementedError
+
+    def _with_columns(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        raise NotImplementedError
+
+
+def _with(rows: pa.RecordBatch, columns: dict[str, tuple[list[Any], pa.DataType]]) -> pa.RecordBatch:
+    for name, (values, kind) in columns.items():
+        if name in rows.schema.names:
+            rows = rows.set_column(rows.schema.get_field_index(name), name, pa.array(values, kind))
+        else:
+            rows = rows.append_column(name, pa.array(values, kind))
+    return rows
+
+
+def _with_keys(rows: pa.RecordBatch, keys: Sequence[str]) -> pa.RecordBatch:
+    return rows.filter(pc.is_in(rows.column("key"), pa.array(keys)))
+
+
+def _lists(rows: pa.RecordBatch, *names: str) -> Iterator[tuple[Any, ...]]:
+    return zip(*(rows.column(name).to_pylist() for name in names), strict=True)
+
+
+# 75868b020152's lengths, in characters.
+_NAME_LENGTH, _SESSION_LENGTH, _MODEL_LENGTH = 4096, 250, 500
+_NAME_TAG, _SESSION, _TOKEN_USAGE, _COST = (
+    "mlflow.traceName",
+    "mlflow.trace.session",
+    "mlflow.trace.tokenUsage",
+    "mlflow.trace.cost",
+)
+
+
+class TraceAnalytics(_Waiting):
+    """75868b020152 on trace_info: name, session, tokens and costs, out of tags, metadata and metrics.
+
+    ``total_cost`` is left out: of a gateway's trace without one it is the sum of its spans' costs in the order in which
+    the database adds them, whose last digit nobody can know.
+    """
+
+    makes = "trace_info"
+    needs = ("trace_tags", "trace_request_metadata", "trace_metrics", "trace_info")
+    PREDICTS = frozenset({"trace_name", "session_id", *_TOKENS, *_COSTS}) - {"total_cost"}
+
+    def _facts_of(self, batch: TableBatch) -> Iterator[tuple[str, str, Any]]:
+        if batch.table == "trace_tags":
+            for trace, value in _lists(_with_keys(batch.rows, [_NAME_TAG]), "request_id", "value"):
+                if value is not None:
+                    yield trace, "trace_name", value[:_NAME_LENGTH]
+        elif batch.table == "trace_metrics":
+            # A metric stands above the metadata, also where it is no count.
+            for trace, key, value in _lists(_with_keys(batch.rows, _TOKENS), "request_id", "key", "value"):
+                yield trace, f"metric {key}", _token_count(self._as_read(value))
+        else:
+            moved = _with_keys(batch.rows, [_SESSION, _TOKEN_USAGE, _COST])
+            for trace, key, value in _lists(moved, "request_id", "key", "value"):
+                if key == _SESSION:
+                    if value is not None:
+                        yield trace, "session_id", value[:_SESSION_LENGTH]
+                    continue
+                members = _json_object(value)
+                names, convert = (_TOKENS, _token_count) if key == _TOKEN_USAGE else (_COSTS, _finite_float)
+                for name in names:
+                    number = convert(members.get(name))
+                    if number is not None:
+                        yield trace, name, number
+
+    def _with_columns(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        values: dict[str, list[Any]] = {name: [None] * rows.num_rows for name in sorted(self.PREDICTS)}
+        # By name: "metric ..." comes before every column, and a column must not cover it.
+        above: set[tuple[int, str]] = set()
+        for place, name, value in self._facts.of(rows.column("request_id").to_pylist()):
+            if name.startswith("metric "):
+                column = name.removeprefix("metric ")
+                above.add((place, column))
+                values[column][place] = value
+            elif name in values and (place, name) not in above:
+                values[name][place] = self._float(value) if name in _COSTS else value
+        kinds = {name: pa.int64() if name in _TOKENS else pa.string() for name in values}
+        kinds |= {name: pa.float64() for name in values if name in _COSTS}
+        return _with(rows, {name: (column, kinds[name]) for name, column in values.items()})
+
+
+class SpanAnalytics(_Waiting):
+    """75868b020152 on spans: costs out of span_metrics, the model out of dimension_attributes."""
+
+    makes = "spans"
+    needs = ("span_metrics", "spans")
+    # The script refuses anything but the model and its provider in there.
+    moves = ("dimension_attributes",)
+    PREDICTS = frozenset({*_COSTS, "model_name", "model_provider"})
+    _MODEL = (("model_name", "mlflow.llm.model"), ("model_provider", "mlflow.llm.provider"))
+
+    @staticmethod
+    def _id(trace: str, span: str) -> str:
+        return f"{trace}\x1f{span}"
+
+    def _facts_of(self, batch: TableBatch) -> Iterator[tuple[str, str, Any]]:
+        costs = _with_keys(batch.rows, _COSTS)
+        for trace, span, key, value in _lists(costs, "trace_id", "span_id", "key", "value"):
+            number = _finite_float(self._as_read(value))
+            if number is not None:
+                yield self._id(trace, span), key, number
+
+    def _with_columns(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        costs: dict[str, list[Any]] = {name: [None] * rows.num_rows for name in _COSTS}
+        models: dict[str, list[Any]] = {name: [None] * rows.num_rows for name, _ in self._MODEL}
+        if not self._facts.empty:
+            ids = [self._id(trace, span) for trace, span in _lists(rows, "trace_id", "span_id")]
+            for place, name, value in self._facts.of(ids):
+                costs[name][place] = self._float(value)
+        if "dimension_attributes" in rows.schema.names:
+            for place, text in enumerate(rows.column("dimension_attributes").to_pylist()):
+                members = _json_object(text)
+                for name, attribute in self._MODEL if members else ():
+                    value = members.get(attribute)
+                    if isinstance(value, str):
+                        models[name][place] = value[:_MODEL_LENGTH]
+        return _with(
+            rows,
+            {name: (column, pa.float64()) for name, column in costs.items()}
+            | {name: (column, pa.string()) for name, column in models.items()},
+        )
+
+
+class AssessmentAnalytics(_Waiting):
+    """75868b020152 on assessments: their trace's experiment and time, and the value as a number."""
+
+    makes = "assessments"
+    needs = ("trace_info", "assessments")
+    PREDICTS = frozenset({"experiment_id", "trace_timestamp_ms", "aggregate_value", "is_numeric_value"})
+
+    def _facts_of(self, batch: TableBatch) -> Iterator[tuple[str, str, Any]]:
+        for trace, experiment, time in _lists(batch.rows, "request_id", "experiment_id", "timestamp_ms"):
+            yield trace, "experiment_id", experiment
+            yield trace, "trace_timestamp_ms", time
+
+    def _with_columns(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        found: dict[str, list[Any]] = {n: [None] * rows.num_rows for n in ("experiment_id", "trace_timestamp_ms")}
+        for place, name, value in self._facts.of(rows.column("trace_id").to_pylist()):
+            found[name][place] = value
+        numbers = [_aggregate(value) for value in rows.column("value").to_pylist()]
+        return _with(
+            rows,
+            {name: (column, pa.int64()) for name, column in found.items()}
+            | {
+                "aggregate_value": ([self._float(number) for number, _ in numbers], pa.float64()),
+                "is_numeric_value": ([numeric for _, numeric in numbers], pa.bool_()),
+            },
+        )
+
+
+# How 75868b020152 reads single values: MLflow's words, for it cannot be imported here.
+
+
+def _json_object(text: Any) -> dict[str, Any]:
+    if not isinstance(text, str):
+        return {}
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _finite_float(value: Any) -> float | None:
+    if value is None or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _token_count(value: Any) -> int | None:
+    if value is None or isinstance(value, bool):
+        return None
+    try:
+        number = Decimal(str(value))
+    except (InvalidOperation, TypeError, ValueError):
+        return None
+    if not number.is_finite() or number != number.to_integral_value() or not -(2**63) <= number <= 2**63 - 1:
+        return None
+    return int(number)
+
+
+def _aggregate(text: str) -> tuple[float | None, bool]:
+    value: Any
+    try:
+        value = json.loads(text)
+    except (TypeError, ValueError):
+        value = text
+    if isinstance(value, bool):
+        return (1.0 if value else 0.0), False
+    if isinstance(value, (int, float)):
+        try:
+            number = float(value)
+        except OverflowError:
+            return None, False
+        return (number, True) if math.isfinite(number) else (None, False)
+    if isinstance(value, str) and value.strip().lower() in ("yes", "no"):
+        return (1.0 if value.strip().lower() == "yes" else 0.0), False
+    return None, False
 
 
 def _filled(rows: pa.RecordBatch, defaults: dict[str, pa.Scalar]) -> pa.RecordBatch:
@@ -238,8 +638,12 @@ def _filled(rows: pa.RecordBatch, defaults: dict[str, pa.Scalar]) -> pa.RecordBa
 
 
 # A revision's rule, and the columns of its table that the rule predicts.
-_RULES: tuple[tuple[str, Callable[[], Rule], frozenset[str]], ...] = (
+_RULES: tuple[tuple[str, Callable[..., Rule], frozenset[str]], ...] = (
     (_USER_TAGS, UserTags, frozenset({"*"})),
+    # Before those that take away what they look at.
+    (_TRACE_ANALYTICS, TraceAnalytics, TraceAnalytics.PREDICTS),
+    (_TRACE_ANALYTICS, SpanAnalytics, SpanAnalytics.PREDICTS),
+    (_TRACE_ANALYTICS, AssessmentAnalytics, AssessmentAnalytics.PREDICTS),
     (_LATEST_METRICS, LatestMetrics, frozenset({"*"})),
     (_JOBS_CANCELED, JobsCanceled, frozenset({"status"})),
     *(
@@ -266,7 +670,7 @@ def plan(source: Schema, target: Schema) -> Lift:
         _take_renames(lifted, source, target)
     for revision, make, predicts in _RULES:
         if revision in between and source.chain == "tracking":
-            rule = make()
+            rule = make(dialect=target.dialect)
             if all(n in source.tables for n in rule.needs):
                 lifted.rules.append(rule)
                 rewritten[rule.makes] = (
@@ -282,7 +686,10 @@ def plan(source: Schema, target: Schema) -> Lift:
         if name not in sources and name not in made:
             _take_new_table(lifted, target, name, table, covered=source.revision != target.revision)
             continue
-        lifted.comparisons[name] = _comparison(lifted, name, sources.get(name), table, rewritten.get(name, set()))
+        moved = {column for rule in lifted.rules if rule.makes == name for column in rule.moves}
+        lifted.comparisons[name] = _comparison(
+            lifted, name, sources.get(name), table, rewritten.get(name, set()), moved
+        )
     if source.revision == target.revision:
         lifted.lacking = _lacking(source, target)
     return lifted
@@ -332,7 +739,9 @@ def _take_new_table(lifted: Lift, target: Schema, name: str, table: Table, *, co
         lifted.seeds.append(TableBatch(name, pa.record_batch(columns)))
 
 
-def _comparison(lifted: Lift, name: str, source: Table | None, target: Table, rewritten: set[str]) -> TableComparison:
+def _comparison(
+    lifted: Lift, name: str, source: Table | None, target: Table, rewritten: set[str], moved: set[str]
+) -> TableComparison:
     kinds: dict[str, str] = {}
     uncompared: list[str] = []
     ours = None
@@ -355,7 +764,7 @@ def _comparison(lifted: Lift, name: str, source: Table | None, target: Table, re
                 uncompared.append(column.name)
     if ours is not None:
         there = {c.name for c in target.columns}
-        uncompared.extend(c for c in ours if c not in there)
+        uncompared.extend(c for c in ours if c not in there and c not in moved)
     return TableComparison(name, kinds, target.primary_key, tuple(uncompared))
 
 

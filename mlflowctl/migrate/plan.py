@@ -7,17 +7,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mlflowctl.core.errors import TargetError
-from mlflowctl.migrate.verify import transforms_of
+from mlflowctl.core.errors import SourceError, TargetError
 from mlflowctl.stores import schema as schemas
 from mlflowctl.stores.api import Count
 
 if TYPE_CHECKING:
     from mlflowctl.migrate.api import Document, MigrateSettings
-    from mlflowctl.migrate.transform import Transforms
+    from mlflowctl.migrate.select import Selection
     from mlflowctl.stores.api import Reader
-    from mlflowctl.stores.schema import Schema
-    from mlflowctl.stores.sql.target import Standing
+    from mlflowctl.stores.sql.circumstances import Circumstance
+    from mlflowctl.stores.sql.target import Standing, Target
     from mlflowctl.stores.uri import StoreUri
 
 # Rough sizes on disk with keys and indexes, bytes a row, measured on SQLite with 1,000,000 metric rows; other tables
@@ -49,10 +48,10 @@ class Plan:
     artifacts: dict[str, Any] = field(default_factory=dict)
     transforms_text: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    circumstances: list[tuple[str, Circumstance]] = field(default_factory=list)
+    """Side and what is so there."""
+    selection: dict[str, Any] | None = None
     upgrades: int = 0
-
-    def transforms(self, schema: Schema) -> Transforms:
-        return transforms_of(self.journal, schema, self.target_kind)
 
     def take_exact(self, rows: Mapping[str, int]) -> None:
         """Replace estimates by what a scan counted."""
@@ -80,12 +79,52 @@ class Plan:
             "space_bytes": self.space_bytes,
             "seconds_estimate": round(self.seconds, 1),
             "estimated": True,
+            "circumstances": [
+                {"side": side, "rule": c.rule, "level": c.level, "text": c.text, "next": c.next_step}
+                for side, c in self.circumstances
+            ],
+            "selection": self.selection,
             "notes": self.notes,
         }
 
+    def look_around(self, source: Reader, target: Target, connections: int) -> None:
+        """Take in what rights, limits and settings on both sides mean for the migration.
+
+        Raises:
+            SourceError, TargetError: a side went away.
+        """
+        self.circumstances = [("source", c) for c in source.circumstances()]
+        self.circumstances += [
+            ("target", c) for c in target.circumstances(self.space_bytes, self.revision_to, connections)
+        ]
+
+    def raise_stops(self) -> None:
+        """Refuse what cannot succeed, before anything is written.
+
+        Raises:
+            SourceError, TargetError: a circumstance of the level ``stop``; all of them are in the details.
+        """
+        stops = [(side, c) for side, c in self.circumstances if c.level == "stop"]
+        if not stops:
+            return
+        side, first = stops[0]
+        error = SourceError if side == "source" else TargetError
+        raise error(
+            first.text,
+            why=f"{len(stops) - 1} more stand in the way; the report names them." if len(stops) > 1 else None,
+            next_step=first.next_step,
+            kind=first.rule.replace("-", "_"),
+            details=tuple(f"{s}: {c.rule}: {c.text} {c.next_step or ''}".strip() for s, c in stops),
+        )
+
 
 def make(
-    settings: MigrateSettings, source: Reader, source_uri: StoreUri, target_kind: str, revision: str, standing: Standing
+    settings: MigrateSettings,
+    source: Reader,
+    target_kind: str,
+    revision: str,
+    standing: Standing,
+    selection: Selection | None,
 ) -> Plan:
     """Look at the source, quickly, and decide everything that is to be decided.
 
@@ -107,18 +146,23 @@ def make(
         plan.experiment_ids = {int(o): int(n) for o, n in plan.journal.get("experiment_ids", {}).items()}
         return plan
     if source.chain == "tracking":
-        plan.experiment_ids = _experiment_ids(settings.experiment_ids, source, target_kind)
+        plan.experiment_ids = _experiment_ids(settings.experiment_ids, source, target_kind, selection)
     plan.journal = {
         "map_artifacts": [list(m) for m in settings.map_artifacts],
         "reroot_artifacts": settings.reroot_artifacts,
         "experiment_ids": {str(o): str(n) for o, n in plan.experiment_ids.items()},
+        "only": list(settings.only),
+        "exclude": list(settings.exclude),
+        "since": settings.since,
+        "on_bad_row": settings.on_bad_row,
     }
+    plan.selection = selection.document() if selection is not None else None
     _describe(plan, settings, source)
     return plan
 
 
-def _experiment_ids(policy: str, source: Reader, target_kind: str) -> dict[int, int]:
-    """Old to new IDs, for every experiment when any is renumbered, else nothing."""
+def _experiment_ids(policy: str, source: Reader, target_kind: str, selection: Selection | None) -> dict[int, int]:
+    """Old to new IDs, for every experiment that is carried when any is renumbered, else nothing."""
     if "experiments" not in source.schema.tables or (target_kind == "sqlite" and policy != "renumber"):
         return {}
     columns = {c.name for c in source.schema.tables["experiments"].columns}
@@ -134,6 +178,7 @@ def _experiment_ids(policy: str, source: Reader, target_kind: str) -> dict[int, 
         ids.extend(
             (at or 0, number)
             for at, number in zip(created, batch.rows.column("experiment_id").to_pylist(), strict=True)
+            if selection is None or number in selection.experiments
         )
     ids.sort()
     large = [number for _, number in ids if not -_MAX_INT32 - 1 <= number <= _MAX_INT32]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -62,10 +62,8 @@ class Transforms:
         self.transforms = list(transforms)
         self._schema = schema
 
-    def stream(self, batches: Iterator[TableBatch]) -> Generator[TableBatch, None, None]:
-        """``batches`` changed, then the added rows."""
-        for batch in batches:
-            yield self.apply(batch)
+    def added(self) -> Iterator[TableBatch]:
+        """The rows that the changes add."""
         for transform in self.transforms:
             yield from transform.added(self._schema)
 
@@ -167,10 +165,13 @@ class ArtifactTransform(Transform):
                 mapping.rows += entry["counts"]
         return result
 
-    def report(self) -> list[dict[str, object]]:
-        """The ``artifacts.mapped`` member of the result."""
-        used = [*self.mappings, *([self.reroot] if self.reroot else [])]
-        return [{"from": m.old, "to": m.new, "rows": m.rows} for m in used]
+    def used(self) -> list[Mapping_]:
+        """The mappings in a fixed order."""
+        return [*self.mappings, *([self.reroot] if self.reroot else [])]
+
+    def report(self, rows: Sequence[int]) -> list[dict[str, object]]:
+        """The ``artifacts.mapped`` member of the result; ``rows`` counts each mapping's."""
+        return [{"from": m.old, "to": m.new, "rows": n} for m, n in zip(self.used(), rows, strict=True)]
 
 
 def _own_end(text: str) -> str | None:
@@ -292,10 +293,11 @@ class NegativeZeroTransform(Transform):
                 rows = _with_column(rows, name, pc.if_else(negative, pa.scalar(0.0), column))
         return batch if rows is batch.rows else TableBatch(batch.table, rows)
 
-    def explanation(self) -> dict[str, object]:
+    @staticmethod
+    def explanation(rows: int) -> dict[str, object]:
         """One entry of a document's ``explained``."""
         text = "SQLite and MariaDB cannot hold -0.0 and keep it as 0.0"
-        return {"rule": "negative_zero", "rows": self.rows, "text": text}
+        return {"rule": "negative_zero", "rows": rows, "text": text}
 
 
 def _each(column: pa.Array, change: Callable[[str], str]) -> pa.Array:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 from mlflowctl.core import signals
 from mlflowctl.core.errors import SourceError, TargetError
@@ -13,6 +17,7 @@ from mlflowctl.core.events import Engine, PhaseAdvanced, PhaseFinished, PhaseSta
 from mlflowctl.core.pipeline import ahead
 from mlflowctl.migrate import compare, lift
 from mlflowctl.migrate.api import VerifyResult, VerifySettings
+from mlflowctl.migrate.passage import Passage, explained
 from mlflowctl.migrate.transform import (
     ArtifactTransform,
     NegativeZeroTransform,
@@ -21,38 +26,88 @@ from mlflowctl.migrate.transform import (
     Transforms,
 )
 from mlflowctl.stores import schema as schemas
-from mlflowctl.stores.api import TableBatch
+from mlflowctl.stores.api import Chunk, TableBatch, Trouble
 from mlflowctl.stores.hashing import TableHash
 from mlflowctl.stores.open import open_reader
+from mlflowctl.stores.sql.collate import target_texts
 from mlflowctl.stores.sql.target import Record, find_record
 from mlflowctl.stores.uri import parse_uri
 
 if TYPE_CHECKING:
+    from mlflowctl.migrate.passage import Lane
+    from mlflowctl.migrate.select import Selection
     from mlflowctl.stores.api import Reader
-    from mlflowctl.stores.schema import Chain, Schema
+    from mlflowctl.stores.schema import Chain
+    from mlflowctl.stores.uri import StoreUri
 
 
-def transforms_of(document: Mapping[str, Any], schema: Schema, target_kind: str) -> Transforms:
-    """The changes that a migration's journal records, to be applied to the source before it is compared."""
-    chosen: list[Transform] = []
+def passage_of(
+    document: Mapping[str, Any],
+    reader: Reader,
+    target_kind: str,
+    final_revision: str,
+    target_uri: StoreUri | None,
+    selection: Selection | None = None,
+) -> Passage:
+    """What a migration's journal says happens to rows on their way; a verification repeats it on the source.
+
+    Args:
+        document: the journal's document; an empty one stands for a comparison without any change.
+        reader: the source.
+        target_kind: sqlite, postgresql or mysql.
+        final_revision: the revision at which the target ends.
+        target_uri: the target, which is asked how it compares text; None where it need not be.
+        selection: what the document's criteria choose, where that is known already.
+    """
+    schema = reader.schema
+    reader.policy = document.get("on_bad_row") or "stop"
     mappings = [(old, new) for old, new in document.get("map_artifacts", ())]
     reroot = document.get("reroot_artifacts")
-    if mappings or reroot:
-        chosen.append(ArtifactTransform(mappings, reroot))
     ids = {int(old): int(new) for old, new in document.get("experiment_ids", {}).items()}
-    if ids:
-        chosen.append(RenumberTransform(ids, schema))
-    if target_kind in ("sqlite", "mysql"):
-        chosen.append(NegativeZeroTransform(schema))
-    return Transforms(chosen, schema)
+
+    def transforms() -> Transforms:
+        chosen: list[Transform] = []
+        if mappings or reroot:
+            chosen.append(ArtifactTransform(mappings, reroot))
+        if ids:
+            chosen.append(RenumberTransform(ids, schema))
+        if target_kind in ("sqlite", "mysql"):
+            chosen.append(NegativeZeroTransform(schema))
+        return Transforms(chosen, schema)
+
+    if selection is None and (document.get("only") or document.get("exclude") or document.get("since")):
+        from mlflowctl.migrate.select import Selection
+
+        selection = Selection.make(reader, document.get("only", ()), document.get("exclude", ()), document.get("since"))
+    cleaning = None
+    if document.get("on_bad_row"):
+        from mlflowctl.migrate.clean import Cleaning
+
+        copy_schema = schemas.schema_at(reader.chain, cast("schemas.Dialect", target_kind), reader.revision)
+        with target_texts(target_uri) as texts:
+            cleaning = Cleaning.prepare(reader, document["on_bad_row"], target_kind, copy_schema, final_revision, texts)
+    return Passage(transforms, selection, cleaning)
 
 
 def source_stream(
-    reader: Reader, transforms: Transforms, lifted: lift.Lift, tables: Sequence[str] | None = None
+    reader: Reader,
+    passage: Passage,
+    lifted: lift.Lift,
+    tables: Sequence[str] | None = None,
+    lane: Lane | None = None,
 ) -> Iterator[TableBatch]:
     """The source's rows as the target should hold them: changed on their way, then lifted to its revision."""
     wanted = None if tables is None else lifted.sources_of(tables)
-    return lifted.stream(transforms.stream(reader.batches(wanted)), tables)
+    return lifted.stream(without_odd(passage.stream(reader.batches(wanted), lane), reader), tables)
+
+
+def without_odd(batches: Iterator[TableBatch], reader: Reader) -> Iterator[TableBatch]:
+    """The batches; rows that no rule has decided on become troubles of the reader."""
+    for batch in batches:
+        for odd in batch.odd:
+            key = ", ".join(f"{k}={odd.cells.get(k)}" for k in reader.schema.tables[batch.table].primary_key)
+            reader.report.troubles.append(Trouble("wrong_type", f"{batch.table}[{key}]", "a cell is of another type"))
+        yield TableBatch(batch.table, batch.rows) if batch.odd else batch
 
 
 def raise_troubles(reader: Reader) -> None:
@@ -79,11 +134,12 @@ def raise_troubles(reader: Reader) -> None:
 def compare_stores(
     source: Reader,
     target: Reader,
-    transforms: Transforms,
+    passage: Passage,
     *,
     everything: bool,
     source_hashes: Mapping[str, TableHash] | None = None,
     phase: str = "verify",
+    jobs: int = 2,
 ) -> Engine[VerifyResult]:
     """Hash both sides table by table and name the rows that differ.
 
@@ -96,42 +152,45 @@ def compare_stores(
         # The copy was hashed with the columns that the source has; one that it lost is filled by the target.
         tables = {n: compare.narrowed(c, source_hashes[n].kinds) for n, c in tables.items()}
     compared = {name: comparison for name, comparison in tables.items() if comparison.kinds}
-    yield PhaseStarted(phase, "rows", None)
-    done = 0
-
-    def hashed(batches: Iterator[TableBatch]) -> Engine[dict[str, TableHash]]:
-        nonlocal done
-        hashes = {name: TableHash(name, comparison.kinds) for name, comparison in tables.items()}
-        with closing(ahead(batches)) as stream:
-            for batch in stream:
-                signals.check()
-                if batch.table in compared:
-                    hashes[batch.table].add(batch.rows.select(list(tables[batch.table].kinds)))
-                    done += batch.rows.num_rows
-                    yield PhaseAdvanced(phase, done, batch.table)
-        return hashes
-
+    chunks = [chunk for chunk in target.chunks() if compared.keys() & set(chunk.tables)]
+    yield PhaseStarted(phase, "rows", (1 if source_hashes else 2) * sum(c.rows for c in chunks), True)
+    lane = passage.lane()
+    work: list[_Work] = []
+    left, right = ({name: TableHash(name, c.kinds) for name, c in tables.items()} for _ in range(2))
     if source_hashes is None:
-        left = yield from hashed(source_stream(source, transforms, lifted, list(compared)))
-        raise_troubles(source)
+        stream = source_stream(source, passage, lifted, list(compared), lane)
+        work.append(_Work(lambda: iter([stream]), left))
     else:
         left = dict(source_hashes)
-    right = yield from hashed(target.batches(list(compared), {n: list(c.kinds) for n, c in compared.items()}))
+    parts: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
+    for chunk in chunks:
+        parts.put(chunk)
+    for number in range(max(1, jobs - len(work))):
+        reader = target if number == 0 else target.sibling()
+        if reader is None:
+            break
+        hashes = right if number == 0 else {name: TableHash(name, c.kinds) for name, c in tables.items()}
+        work.append(_Work(partial(_read_parts, reader, parts), hashes, reader if number else None))
+    done = yield from _hash_in_threads(work, tables, phase, together=jobs > 1)
+    for other in work:
+        if other.reader is not None:
+            for name, part in other.hashes.items():
+                right[name].take(part.rows, part.hexdigest)
+    if source_hashes is None:
+        raise_troubles(source)
     result = VerifyResult(tables=compare.verdicts(tables, left, right), notes=list(lifted.notes))
     for verdict in result.tables:
         if verdict.verdict in "-+*" and verdict.name in compared:
             comparison = tables[verdict.name]
             found, cut = compare.locate(
                 comparison,
-                lambda names: source_stream(source, transforms, lifted, names),
+                lambda names: source_stream(source, passage, lifted, names),
                 lambda names, c=comparison: target.batches(names, {c.name: list(c.kinds)}),  # type: ignore[misc]
                 everything=everything,
             )
             result.differences.extend(found)
             result.truncated = result.truncated or cut
-    for transform in transforms.transforms:
-        if isinstance(transform, NegativeZeroTransform) and transform.rows:
-            result.explained.append(transform.explanation())
+    result.explained.extend(explained(lane.tally()))
     result.source = {"uri": source.uri, "kind": source.kind, "revision": source.revision}
     result.target = {
         "uri": target.uri,
@@ -143,6 +202,76 @@ def compare_stores(
     result.lacking = list(lifted.lacking)
     yield PhaseFinished(phase, done, result.seconds)
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What one thread hashes."""
+
+    streams: Callable[[], Iterator[Iterator[TableBatch]]]
+    hashes: dict[str, TableHash]
+    reader: Reader | None = None
+    """A reader of its own, to be closed."""
+
+
+def _read_parts(reader: Reader, parts: queue.SimpleQueue[Chunk]) -> Iterator[Iterator[TableBatch]]:
+    while True:
+        try:
+            yield reader.read(parts.get_nowait())
+        except queue.Empty:
+            return
+
+
+def _hash_in_threads(
+    work: Sequence[_Work], tables: Mapping[str, compare.TableComparison], phase: str, *, together: bool
+) -> Engine[int]:
+    """Hash every stream into its own sums; the rows that were read."""
+    news: queue.SimpleQueue[tuple[str, int, int] | None] = queue.SimpleQueue()
+    failures: list[BaseException] = []
+
+    def run(one: _Work) -> None:
+        try:
+            for stream in one.streams():
+                with closing(ahead(stream)) if together else nullcontext(stream) as batches:
+                    for batch in batches:
+                        signals.check("Run the same command again: what is copied stays.")
+                        if failures:
+                            return
+                        if batch.table in tables and tables[batch.table].kinds:
+                            one.hashes[batch.table].add(batch.rows.select(list(tables[batch.table].kinds)))
+                            news.put((batch.table, batch.rows.num_rows, batch.rows.nbytes))
+        except BaseException as bad:  # noqa: BLE001 - raised by the thread that waits
+            failures.append(bad)
+        finally:
+            if one.reader is not None:
+                with suppress(Exception):
+                    one.reader.close()
+            news.put(None)
+
+    threads = [threading.Thread(target=run, args=(one,), name="mlflowctl-proof", daemon=True) for one in work]
+    waiting = list(threads)
+    done = size = 0
+    left = len(threads)
+    for thread in waiting if together else waiting[:1]:
+        thread.start()
+    started = len(threads) if together else 1
+    while left:
+        item = news.get()
+        if item is None:
+            left -= 1
+            if started < len(threads):
+                threads[started].start()
+                started += 1
+            continue
+        table, rows, nbytes = item
+        done += rows
+        size += nbytes
+        yield PhaseAdvanced(phase, done, table, size)
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    return done
 
 
 def verify(settings: VerifySettings) -> Engine[VerifyResult]:
@@ -196,11 +325,13 @@ def _verify_chain(source_text: str, target_text: str, chain: Chain, everything: 
             _refuse_older(source, target)
             record: Record | None = find_record(target_uri, chain) if target_uri.kind != "files" else None
             document = record.document if record is not None and record.source == source_uri.identity else {}
-            transforms = transforms_of(document, source.schema, target.kind)
-            result = yield from compare_stores(source, target, transforms, everything=everything)
+            if document.get("on_bad_row") == "stop":  # nothing was left out or mended
+                document = {**document, "on_bad_row": None}
+            passage = passage_of(document, source, target.kind, target.revision, target_uri)
+            result = yield from compare_stores(source, target, passage, everything=everything)
             if record is not None and record.state != "complete":
                 result.notes.append("The target is marked unfinished: the migration into it has not completed.")
             return result
 
 
-__all__ = ["compare_stores", "raise_troubles", "transforms_of", "verify"]
+__all__ = ["compare_stores", "passage_of", "raise_troubles", "verify"]

@@ -58,13 +58,13 @@ def cli(folder: Path) -> Cli:
 
 
 @pytest.fixture
-def screen() -> Callable[[str, str], None]:
-    """Compare a whole screen with its golden file; UPDATE_SCREENS=1 writes the file instead."""
+def screen() -> Callable[[str, str], str]:
+    """The golden file of a whole screen, to be compared with the text; UPDATE_SCREENS=1 writes the text there first."""
 
-    def check(name: str, text: str) -> None:
+    def golden(name: str, text: str) -> str:
         path = Path(__file__).parent / "screens" / f"{name}.txt"
         if os.environ.get("UPDATE_SCREENS"):
             path.write_text(text, encoding="utf-8")
-        assert text == path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
 
-    return check
+    return golden

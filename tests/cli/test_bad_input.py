@@ -213,11 +213,10 @@ def test_a_target_folder_that_is_missing_or_cannot_be_written(tmp_path: Path) ->
     check(run("migrate", "--from", str(SAMPLE), "--to", "sqlite:////proc/t.db", cwd=tmp_path), 5, "unwritable")
 
 
-def test_a_disk_that_fills_up(sample: Path, tmp_path: Path) -> None:
-    code, document, stderr = run("migrate", "--from", str(sample), cwd=tmp_path, limit=300_000)
-    check((code, document, stderr), 5, "disk_full")
-    assert document["resumable"] is True
-    assert not (tmp_path / "mlflow.db").exists()
+def test_a_file_size_limit_is_told_before_anything_is_written(sample: Path, tmp_path: Path) -> None:
+    outcome = run("migrate", "--from", str(sample), cwd=tmp_path, limit=300_000)
+    check(outcome, 5, "file_size_limit")
+    assert list(tmp_path.glob("mlflow.db*")) == []
     assert run("migrate", "--from", str(sample), cwd=tmp_path)[1]["status"] == "verified"
 
 

@@ -23,11 +23,11 @@ def _write(folder: Path) -> None:
     (folder / ".env").write_text("# shared\nMLFLOWCTL_MIGRATE_TARGET_VERSION=3.1\n")
 
 
-def test_show(cli: Cli, folder: Path, screen: Callable[[str, str], None]) -> None:
+def test_show(cli: Cli, folder: Path, screen: Callable[[str, str], str]) -> None:
     _write(folder)
     done = cli("config", "show", "--progress", "plain", MLFLOWCTL_MIGRATE_TO="env://TARGET")
     assert done.returncode == 0
-    screen("config-show", done.stdout)
+    assert done.stdout == screen("config-show", done.stdout)
     assert "warning: mlflowctl.yaml:5:16: migrate.to-password holds the secret itself." in done.stderr
     assert "geheim" not in done.stdout + done.stderr
 
@@ -79,12 +79,12 @@ def test_show_with_errors_names_the_first_and_exits_3(cli: Cli, folder: Path) ->
     assert document["error"]["kind"] == "config"
 
 
-def test_check(cli: Cli, folder: Path, screen: Callable[[str, str], None]) -> None:
+def test_check(cli: Cli, folder: Path, screen: Callable[[str, str], str]) -> None:
     assert cli("config", "check").stdout == "No errors; no configuration file.\n"
     (folder / "mlflowctl.yaml").write_text("outptu: json\nmigrate:\n  jobs: x\n  jobs: 3\n  to-password: geheim\n")
     done = cli("config", "check", MLFLOWCTL_OUTPU="x", MLFLOWCTL_SOMETHING="y")
     assert done.returncode == 3
-    screen("config-check", done.stdout)
+    assert done.stdout == screen("config-check", done.stdout)
     assert "geheim" not in done.stdout
     document = json.loads(cli("config", "check", "-o", "json").stdout)
     assert document["exit_code"] == 3
@@ -127,10 +127,11 @@ def test_schema_works_with_a_broken_configuration(cli: Cli, folder: Path) -> Non
     assert cli("config", "schema").returncode == 0
 
 
-def test_init(cli: Cli, folder: Path, screen: Callable[[str, str], None]) -> None:
+def test_init(cli: Cli, folder: Path, screen: Callable[[str, str], str]) -> None:
     done = cli("config", "init")
     assert done.returncode == 0
-    screen("config-init-file", (folder / "mlflowctl.yaml").read_text())
+    text = (folder / "mlflowctl.yaml").read_text()
+    assert text == screen("config-init-file", text)
     assert cli("config", "check").returncode == 0
 
 

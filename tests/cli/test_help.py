@@ -32,11 +32,11 @@ HEAVY = (
 
 
 @pytest.mark.parametrize("leaf", LEAVES)
-def test_help(leaf: str, cli: Cli, screen: Callable[[str, str], None]) -> None:
+def test_help(leaf: str, cli: Cli, screen: Callable[[str, str], str]) -> None:
     done = cli(*leaf.split(), "--help")
     assert done.returncode == 0
     assert done.stderr == ""
-    screen(f"help{'-' if leaf else ''}{leaf.replace(' ', '-')}", done.stdout)
+    assert done.stdout == screen(f"help{'-' if leaf else ''}{leaf.replace(' ', '-')}", done.stdout)
 
 
 @pytest.mark.parametrize("leaf", LEAVES)

@@ -42,7 +42,7 @@ def test_plain() -> None:
     _drawn(progress.Plain(stream, details=True, clock=_Clock(10)))
     assert stream.getvalue().splitlines() == [
         "copy: 10 of about 1,000 rows (metrics)",
-        "copy: 900 of about 1,000 rows (tags [prod])",
+        "copy: 900 of about 1,000 rows, 89 rows/s, 1.1 s left (tags [prod])",
         "note: good to know",
         "warning: postgresql://a:***@h/d is slow\\x1b[2J",
         "copy: 1,200 rows in 1.5 s",

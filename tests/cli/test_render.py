@@ -17,18 +17,19 @@ from mlflowctl.cli.render.terminal import Screen
 from mlflowctl.core.errors import SourceError
 from tests.cli.examples import DIFFERENT, EXAMPLES, VERIFIED, VERIFY
 
-Check = Callable[[str, str], None]
+Golden = Callable[[str, str], str]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_screens(name: str, screen: Check) -> None:
-    screen(name, documents.render(EXAMPLES[name], "table", Screen()))
+def test_screens(name: str, screen: Golden) -> None:
+    text = documents.render(EXAMPLES[name], "table", Screen())
+    assert text == screen(name, text)
 
 
 @pytest.mark.parametrize("name", ["migrate-verified", "verify-different"])
-def test_screens_in_colour_on_a_narrow_terminal(name: str, screen: Check) -> None:
+def test_screens_in_colour_on_a_narrow_terminal(name: str, screen: Golden) -> None:
     text = documents.render(EXAMPLES[name], "table", Screen(colour=True, width=80, terminal=True))
-    screen(f"{name}-colour", text)
+    assert text == screen(f"{name}-colour", text)
     assert "\x1b[" in text
 
 

@@ -37,7 +37,7 @@ def test_schemas_are_schemas(path: Path) -> None:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples(name: str) -> None:
-    validator(EXAMPLES[name]["schema"]).validate(EXAMPLES[name])
+    assert list(validator(EXAMPLES[name]["schema"]).iter_errors(EXAMPLES[name])) == []
 
 
 def test_what_the_engine_gives_keeps_the_schema() -> None:

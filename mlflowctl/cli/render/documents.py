@@ -17,6 +17,8 @@ Document = dict[str, Any]
 TABLES: tuple[tuple[str, Callable[[Document, Screen, int], str]], ...] = (
     ("mlflowctl.migrate.result/v1", migrate.migration),
     ("mlflowctl.verify.result/v1", migrate.verification),
+    ("mlflowctl.migrate.status/v1", migrate.standing),
+    ("mlflowctl.migrate.abort/v1", migrate.aborted),
     ("mlflowctl.config.show/v1", config.show),
     ("mlflowctl.config.check/v1", config.check),
     ("mlflowctl.config.init/v1", config.init),

@@ -31,6 +31,7 @@ _VERDICTS = {
     "!": ("!", "bold red"),
 }
 _LEGEND = "= the same   - rows missing in the target   + extra rows in the target   * rows differ   ! not compared"
+_LEVELS = {"stop": "bold red", "warning": "yellow", "info": "dim"}
 _HASH_DIGITS = 12
 _SHOWN = 20
 
@@ -86,6 +87,70 @@ def verification(document: Document, screen: Screen, verbosity: int) -> str:
     _differences(page, document)
     _explained(page, document)
     page.items("Notes", document.get("notes", []))
+    return page.text()
+
+
+_STANDINGS: dict[str, tuple[str, str]] = {
+    "empty": ("Empty: nothing of MLflow or mlflowctl stands here.", "bold"),
+    "foreign": ("Other data stands here; mlflowctl would not touch it.", "bold yellow"),
+    "complete": ("Complete: a migration into this target was finished and proven.", "bold green"),
+    "unfinished": ("Unfinished: a migration into this target was begun and has not ended.", "bold yellow"),
+    "busy": ("Busy: another mlflowctl is writing this target.", "bold yellow"),
+}
+
+
+def standing(document: Document, screen: Screen, verbosity: int) -> str:
+    """The report of ``migrate status``."""
+    if document.get("error"):
+        return ""
+    page = Page(screen)
+    _standing(page, document)
+    if document.get("auth"):
+        page.gap()
+        page.line(("Users and permissions", "bold"))
+        _standing(page, document["auth"])
+    return page.text()
+
+
+def _standing(page: Page, document: Document) -> None:
+    words, style = _STANDINGS.get(document["status"], (document["status"], "bold"))
+    page.line((words, style))
+    page.gap()
+    facts: list[list[Cell]] = [[("target", "dim"), document["target"]["uri"]]]
+    facts += [
+        [(name, "dim"), document[name]] for name in ("source", "started", "finished", "phase") if document.get(name)
+    ]
+    chunks = document["chunks"]
+    if chunks["total"]:
+        facts.append([("chunks", "dim"), f"{number(chunks['done'])} of {number(chunks['total'])} copied"])
+    if chunks["rows"]:
+        facts.append([("rows", "dim"), number(chunks["rows"])])
+    owner = document.get("owner")
+    if owner and document["status"] in ("unfinished", "busy"):
+        word = "worked on by" if document["status"] == "busy" else "last worked on by"
+        facts.append([(word, "dim"), f"process {owner['pid']} on {owner['host']}, since {owner['since']}"])
+    page.table(["", ""], facts)
+    page.items("Why", [document["reason"]] if document.get("reason") else [])
+    page.items("Next", [document["next"]] if document.get("next") else [])
+
+
+def aborted(document: Document, screen: Screen, verbosity: int) -> str:
+    """The report of ``migrate abort``."""
+    if document.get("error"):
+        return ""
+    page = Page(screen)
+    words = {
+        "aborted": "Removed: what the unfinished migration had made.",
+        "forgotten": "Removed: mlflowctl's own table. MLflow's tables were not touched.",
+        "nothing": "Nothing to remove: no migration was begun here.",
+    }
+    for part in (document, document.get("auth")):
+        if part:
+            page.line((words[part["status"]], "bold"))
+            page.line("  ", (part["target"]["uri"], "dim"))
+            removed = part["removed"]
+            more = [f"and {number(len(removed) - _SHOWN)} more"] if len(removed) > _SHOWN else []
+            page.items("Removed", [*removed[:_SHOWN], *more])
     return page.text()
 
 
@@ -157,6 +222,26 @@ def _plan(page: Page, document: Document, status: str) -> None:
         if empty:
             page.line((f"and {plural(empty, 'empty table')}", "dim"))
     page.items("What will change", plan.get("transforms", []))
+    _selection(page, plan.get("selection"))
+    page.items(
+        "How things stand on both sides",
+        [
+            (f"{c['side']}: {c['text']}" + (f" {c['next']}" if c.get("next") else ""), _LEVELS.get(c["level"], ""))
+            for c in plan.get("circumstances") or []
+        ],
+    )
+
+
+def _selection(page: Page, selection: Document | None) -> None:
+    """What was chosen, and each object that comes along with its reason."""
+    if not selection:
+        return
+    chosen = [plural(n, kind.rstrip("s").replace("_", " ")) for kind, n in selection.get("chosen", {}).items() if n]
+    page.items("Chosen", [", ".join(chosen) or "nothing"])
+    along = selection.get("along") or []
+    lines: list[Cell] = [f"{item['kind']} {item['id']}: {item['why']}" for item in along[:_SHOWN]]
+    more = len(along) - len(lines) + selection.get("along_more", 0)
+    page.items("Comes along", [*lines, *([f"and {number(more)} more; -o json names them"] if more > 0 else [])])
 
 
 def _tables(page: Page, document: Document, verbosity: int) -> None:
@@ -270,7 +355,7 @@ def _artifacts(page: Page, document: Document) -> None:
 
 
 def _trouble(trouble: Document) -> str:
-    return ": ".join(part for part in (trouble.get("where"), trouble.get("text")) if part)
+    return ": ".join(part for part in (trouble.get("rule"), trouble.get("where"), trouble.get("text")) if part)
 
 
 def _counted(counts: dict[str, int] | None) -> Iterable[str]:

@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mlflowctl.cli.render import terminal
-from mlflowctl.cli.render.page import duration, number
+from mlflowctl.cli.render.page import duration, number, size
 from mlflowctl.core.events import Event, Note, PhaseAdvanced, PhaseFinished, PhaseStarted
 from mlflowctl.core.redact import redact_text, redact_value
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # A log is read later: a line every few seconds shows life and keeps it short.
 _PLAIN_SECONDS = 5.0
 _JSON_SECONDS = 0.2
+# A rate over less time says nothing.
+_STEADY_SECONDS = 1.0
 
 
 class Sink(ABC):
@@ -39,6 +41,31 @@ class Sink(ABC):
     @abstractmethod
     def __call__(self, event: Event) -> None:
         """Draw one event."""
+
+
+class Pace:
+    """How fast a phase goes, and what is left of it."""
+
+    def __init__(self, started: PhaseStarted, now: float) -> None:
+        self.started = started
+        self._since = now
+        self._first: int | None = None
+
+    def words(self, event: PhaseAdvanced, now: float) -> list[str]:
+        """Bytes, rate and time left, as far as they can be told."""
+        if self.started.unit != "rows":
+            return []
+        if self._first is None:  # a resumed phase begins with what is there already
+            self._first, self._since = event.done, now
+        said = [size(event.bytes)] if event.bytes else []
+        seconds = now - self._since
+        if seconds >= _STEADY_SECONDS and event.done > self._first:
+            rate = (event.done - self._first) / seconds
+            said.append(f"{number(round(rate))} rows/s")
+            left = (self.started.total or 0) - event.done
+            if left > 0:
+                said.append(f"{duration(left / rate)} left")
+        return said
 
 
 class Silent(Sink):
@@ -64,7 +91,7 @@ class Plain(Sink):
         self._every = every
         self._clock = clock
         self._last = clock()
-        self._phases: dict[str, PhaseStarted] = {}
+        self._phases: dict[str, Pace] = {}
 
     def __call__(self, event: Event) -> None:
         """Write a line, or skip it."""
@@ -75,24 +102,26 @@ class Plain(Sink):
 
     def _text(self, event: Event) -> str | None:
         if isinstance(event, PhaseStarted):
-            self._phases[event.phase] = event
             self._last = self._clock()
+            self._phases[event.phase] = Pace(event, self._last)
             return None
+        pace = self._phases.get(getattr(event, "phase", ""))
+        started = pace.started if pace else None
         if isinstance(event, PhaseAdvanced):
             now = self._clock()
+            pacing = pace.words(event, now) if pace else []
             if now - self._last < self._every:
                 return None
             self._last = now
-            started = self._phases.get(event.phase)
             total = (
                 f" of {'about ' if started.estimated else ''}{number(started.total)}"
                 if started and started.total
                 else ""
             )
             detail = f" ({event.detail})" if event.detail else ""
-            return f"{event.phase}: {number(event.done)}{total} {_unit(event.done, started)}{detail}"
+            counted = f"{number(event.done)}{total} {_unit(event.done, started)}"
+            return f"{event.phase}: {', '.join([counted, *pacing])}{detail}"
         if isinstance(event, PhaseFinished):
-            started = self._phases.get(event.phase)
             return f"{event.phase}: {number(event.done)} {_unit(event.done, started)} in {duration(event.seconds)}"
         return note_text(event, details=self._details)
 
@@ -146,13 +175,13 @@ class Bar(Sink):
             SpinnerColumn(finished_text="*"),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[count]}", markup=False, justify="right"),
+            TextColumn("{task.fields[count]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("{task.fields[detail]}", markup=False),
             console=console,
             transient=True,  # what stays on the screen is the report
         )
-        self._tasks: dict[str, tuple[TaskID, PhaseStarted]] = {}
+        self._tasks: dict[str, tuple[TaskID, Pace]] = {}
 
     def __enter__(self) -> Bar:
         """Start drawing."""
@@ -167,18 +196,21 @@ class Bar(Sink):
         """Move a bar."""
         if isinstance(event, PhaseStarted):
             task = self._progress.add_task(event.phase, total=event.total, count="", detail="")
-            self._tasks[event.phase] = (task, event)
+            self._tasks[event.phase] = (task, Pace(event, time.monotonic()))
         elif isinstance(event, PhaseAdvanced):
             if event.phase in self._tasks:
-                task, started = self._tasks[event.phase]
+                task, pace = self._tasks[event.phase]
+                started = pace.started
                 # An estimate may be too low; a bar must not be full before its phase is over.
                 total = max(started.total, event.done + 1) if started.total and started.estimated else started.total
                 detail = terminal.clean(redact_text(event.detail))
-                count = f"{number(event.done)} {_unit(event.done, started)}"
+                counted = f"{number(event.done)} {_unit(event.done, started)}"
+                count = ", ".join([counted, *pace.words(event, time.monotonic())])
                 self._progress.update(task, completed=event.done, total=total, count=count, detail=detail)
         elif isinstance(event, PhaseFinished):
             if event.phase in self._tasks:
-                task, started = self._tasks[event.phase]
+                task, pace = self._tasks[event.phase]
+                started = pace.started
                 count = f"{number(event.done)} {_unit(event.done, started)}"
                 self._progress.update(task, total=event.done or 1, completed=event.done or 1, count=count, detail="")
         else:
