@@ -16,6 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says more of the machine's other work than of the code.
+settings.register_profile("mlflowctl", deadline=None)
+settings.load_profile("mlflowctl")
 
 
 @pytest.fixture(scope="session")

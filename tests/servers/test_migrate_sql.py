@@ -181,16 +181,16 @@ def test_negative_zero_is_kept_or_named(tmp_path: Path, postgres_url: str) -> No
 
 
 def test_a_changed_copy_fails_the_proof_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlflowctl.stores.sql.target import Target
+    from mlflowctl.stores.sql.target import Writer
 
     source = tmp_path / "source.db"
     make_store(source, HEAD, rows=3)
-    write = Target.write
+    write = Writer.write
 
-    def lossy(self: Target, table: schemas.Table, rows: object) -> None:
+    def lossy(self: Writer, table: schemas.Table, rows: object) -> None:
         write(self, table, rows.slice(1) if table.name == "params" else rows)  # type: ignore[attr-defined]
 
-    monkeypatch.setattr(Target, "write", lossy)
+    monkeypatch.setattr(Writer, "write", lossy)
     with pytest.raises(DifferError) as caught:
         run_migrate(source, f"sqlite:///{tmp_path}/t.db")
     assert int(caught.value.exit_code) == 11
@@ -325,21 +325,21 @@ def test_a_source_that_dies_is_said_in_words(
 ) -> None:
     import psycopg
 
-    from mlflowctl.migrate import run as engine
+    from mlflowctl.migrate.copying import Copier
 
     source = tmp_path / "source.db"
     make_store(source, HEAD, rows=30)
     run_migrate(source, postgres_url)
-    copy = engine._copy
+    copy = Copier.copy
 
-    def kill_first(*arguments: object) -> object:
+    def kill_first(*arguments: object, **more: object) -> object:
         with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as connection:
             connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()"
             )
-        return copy(*arguments)  # type: ignore[arg-type]
+        return copy(*arguments, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(engine, "_copy", kill_first)
+    monkeypatch.setattr(Copier, "copy", kill_first)
     with pytest.raises(SourceError) as caught:
         run_migrate(postgres_url, f"sqlite:///{tmp_path}/t.db")
     assert caught.value.kind == "unreachable"
@@ -379,7 +379,7 @@ def test_a_second_mlflowctl_on_one_target_is_refused(tmp_path: Path, target_url:
     source = tmp_path / "source.db"
     make_store(source, HEAD, rows=1)
     first = Target(parse_uri(target_url, side="target"), "tracking")
-    first.open()
+    first.lock()
     with pytest.raises(TargetError) as caught:
         run_migrate(source, target_url)
     assert caught.value.kind == "locked"

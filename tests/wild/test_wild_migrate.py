@@ -57,6 +57,14 @@ def test_it_migrates_or_says_why_not(row: dict[str, str], unpacked: Path, tmp_pa
         assert caught.value.kind == "malformed_file"
         assert {line.split(":")[0] for line in caught.value.details} <= CONTRADICTIONS
         assert not (tmp_path / "target.db").exists()
+        for policy in ("skip", "fix"):
+            other = f"sqlite:///{tmp_path}/{policy}.db"
+            result = run_migrate(source, other, upgrade=False, on_bad_row=policy)
+            assert result.status == "verified"
+            assert set(result.rejects["by_rule"]) <= CONTRADICTIONS
+            assert run_verify(source, other).equal
+            runs = next(t["written_rows"] for t in result.tables if t["name"] == "runs")
+            assert (runs == int(row["runs"])) == (policy == "fix")
         return
     result = run_migrate(source, target, upgrade=upgrade)
     assert result.status == "verified"
