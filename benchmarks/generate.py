@@ -52,20 +52,22 @@ def make_files(root: Path, runs: int, keys: int, points: int, params: int = 14, 
     return files
 
 
-def make_sqlite(path: Path, rows: int) -> None:
-    """A store at one revision with ``rows`` metric rows in runs of 1,000."""
-    schema = schemas.schema_at("tracking", "sqlite", REVISION)
+def make_sqlite(path: Path, rows: int, revision: str = REVISION) -> None:
+    """A store at one revision (of MLflow 1.30 or later) with ``rows`` metric rows in runs of 1,000."""
+    schema = schemas.schema_at("tracking", "sqlite", revision)
     connection = sqlite3.connect(path)
     connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")
     for table in schema.tables.values():
         for statement in table.create:
             connection.execute(statement)
     connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
-    connection.execute("INSERT INTO alembic_version VALUES (?)", (REVISION,))
-    connection.execute("INSERT INTO workspaces (name) VALUES ('default')")
+    connection.execute("INSERT INTO alembic_version VALUES (?)", (revision,))
     connection.execute(
-        "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage, workspace) VALUES (0, 'Default', 'file:///d/0', 'active', 'default')"
+        "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage) VALUES (0, 'Default', 'file:///d/0', 'active')"
     )
+    if "workspaces" in schema.tables:
+        connection.execute("INSERT INTO workspaces (name) VALUES ('default')")
+        connection.execute("UPDATE experiments SET workspace = 'default'")
     randomly = random.Random(1)
     runs = [f"{randomly.getrandbits(128):032x}" for _ in range(max(1, rows // 1000))]
     connection.executemany(
@@ -81,6 +83,11 @@ def make_sqlite(path: Path, rows: int) -> None:
 
     connection.executemany(
         "INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan) VALUES (?, ?, ?, ?, ?, ?)", points()
+    )
+    # Each metric ends with its greatest step.
+    connection.execute(
+        "INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid) "
+        "SELECT key, value, timestamp, step, is_nan, run_uuid FROM metrics WHERE step = 99"
     )
     for table in schema.tables.values():
         for statement in table.finish:
@@ -102,6 +109,7 @@ def main() -> None:
     sqlite = kinds.add_parser("sqlite")
     sqlite.add_argument("path", type=Path)
     sqlite.add_argument("--rows", type=int, default=1_000_000)
+    sqlite.add_argument("--revision", default=REVISION)
     arguments = parser.parse_args()
     if arguments.kind == "files":
         count = make_files(
@@ -109,7 +117,7 @@ def main() -> None:
         )
         print(f"{count} files")
     else:
-        make_sqlite(arguments.path, arguments.rows)
+        make_sqlite(arguments.path, arguments.rows, arguments.revision)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import subprocess
 import sys
@@ -37,7 +36,7 @@ def measure(command: list[str], cwd: Path | None = None, env: dict[str, str] | N
     def sample() -> None:
         nonlocal peak
         while not stopped.wait(_SAMPLE_SECONDS):
-            peak = max(peak, sum(_pss_kb(pid) for pid in _session(process.pid)))
+            peak = max(peak, sum(_pss_kb(pid) for pid in _tree(process.pid)))
 
     sampler = threading.Thread(target=sample, daemon=True)
     sampler.start()
@@ -52,15 +51,20 @@ def measure(command: list[str], cwd: Path | None = None, env: dict[str, str] | N
     return Figures(wall, cpu, peak / 1024, process.returncode)
 
 
-def _session(leader: int) -> list[int]:
-    members = []
+def _tree(root: int) -> list[int]:
+    """The process and all below it: an upgrade runs in a session of its own."""
+    children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                if os.getsid(int(entry.name)) == leader:
-                    members.append(int(entry.name))
+                # The second field is a name in parentheses that may hold anything.
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             except OSError:
                 continue
+            children.setdefault(parent, []).append(int(entry.name))
+    members = [root]
+    for member in members:
+        members.extend(children.get(member, ()))
     return members
 
 
