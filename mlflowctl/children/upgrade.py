@@ -43,6 +43,26 @@ ATOMIC = ("sqlite", "postgresql")
 LOCK_SECONDS = 3600
 # "mlflowct" as a number: PostgreSQL's advisory locks have no names.
 LOCK_NUMBER = int.from_bytes(b"mlflowct", "big")
+# The server's limits that this session sets aside, as the parent does for its own: a revision's statements take as long
+# as the rows need. First what would cut short even the look at the others (the comment is code to MariaDB alone).
+MYSQL_FIRST = "SET SESSION sql_select_limit = 18446744073709551615 /*M!100102 , max_statement_time = 0 */"
+MYSQL_LIMITS = {
+    "max_execution_time": 0,
+    "idle_transaction_timeout": 0,
+    "idle_readonly_transaction_timeout": 0,
+    "idle_write_transaction_timeout": 0,
+    "wait_timeout": 7 * 24 * 3600,
+    "net_read_timeout": 3600,
+    "net_write_timeout": 3600,
+    "lock_wait_timeout": 300,
+    "innodb_lock_wait_timeout": 300,
+    "sql_big_selects": 1,
+    "sql_safe_updates": 0,
+}
+POSTGRES_LIMITS = (
+    *("statement_timeout", "transaction_timeout", "lock_timeout"),
+    *("idle_in_transaction_session_timeout", "idle_session_timeout"),
+)
 # A constant that does not grow with the store: sorting and indexing in SQLite's own 2 MB costs more time.
 SQLITE_CACHE_KIB = 16_384
 
@@ -105,7 +125,18 @@ def engine_for(url: str) -> Any:
                 cursor.execute("PRAGMA journal_mode = DELETE")
             cursor.execute(f"PRAGMA cache_size = -{SQLITE_CACHE_KIB}")
             cursor.execute("PRAGMA temp_store = FILE")
+        elif dialect == "postgresql":
+            # Between two transactions the session is idle while a script is imported.
+            cursor.execute(
+                "SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'idle_session_timeout'"
+            )
+            connection.commit()
         elif dialect == "mysql":
+            cursor.execute(MYSQL_FIRST)
+            for name, value in MYSQL_LIMITS.items():
+                # MySQL and MariaDB know some of them each, and no name that one does not know may be set.
+                if cursor.execute("SHOW SESSION VARIABLES LIKE %s", (name,)):
+                    cursor.execute(f"SET SESSION {name} = {value}")
             # The server runs a killed client's statement to its end; this lock falls when it is done.
             cursor.execute("SELECT GET_LOCK(LEFT(CONCAT('mlflowctl ', MD5(DATABASE())), 64), %s)", (LOCK_SECONDS,))
             if cursor.fetchone()[0] != 1:
@@ -117,9 +148,12 @@ def engine_for(url: str) -> Any:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         elif dialect == "postgresql":
             # A transaction's lock and settings, for a pooler may give each transaction another session.
-            limits = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
-            settings = ", ".join(f"set_config('{name}', '0', true)" for name in limits)
-            connection.exec_driver_sql(f"SELECT {settings}")
+            # The first by itself: the look at what this version knows may take longer than a hard limit allows.
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+            names = ", ".join(f"'{name}'" for name in POSTGRES_LIMITS)
+            connection.exec_driver_sql(
+                f"SELECT set_config(name, '0', true) FROM pg_catalog.pg_settings WHERE name IN ({names})"
+            )
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK_NUMBER})")
 
     event.listen(engine, "connect", connected)

@@ -317,7 +317,7 @@ def test_a_whole_migration_under_hard_limits(pg: Postgres, tmp_path: Path) -> No
     pg.admin(
         f"GRANT CREATE ON SCHEMA public TO {pg.role}",
         f"ALTER ROLE {pg.role} SET statement_timeout = '50ms'",
-        f"ALTER ROLE {pg.role} SET idle_in_transaction_session_timeout = '5ms'",
+        f"ALTER ROLE {pg.role} SET idle_in_transaction_session_timeout = '25ms'",
         f"ALTER ROLE {pg.role} SET idle_session_timeout = '50ms'",
     )
     assert run_migrate(tmp_path / "source.db", pg.as_role).status == "verified"
@@ -820,7 +820,7 @@ def test_limits_of_mysql_are_set_aside(my: Mysql) -> None:
 @pytest.mark.slow
 def test_a_whole_migration_under_hard_limits_of_mysql(my: Mysql, tmp_path: Path) -> None:
     make_store(tmp_path / "source.db", "bf29a5ff90ea", rows=6)
-    with my.set_global(max_statement_time=0.02, sql_select_limit=1, idle_transaction_timeout=1, wait_timeout=1):
+    with my.set_global(max_statement_time=0.002, sql_select_limit=1, idle_transaction_timeout=1, wait_timeout=1):
         assert run_migrate(tmp_path / "source.db", my.url).status == "verified"
         assert run_migrate(my.url, f"sqlite:///{tmp_path}/back.db").status == "verified"
 

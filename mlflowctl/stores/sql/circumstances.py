@@ -45,7 +45,6 @@ _MYSQL_LIMITS = {
     "net_write_timeout": 3600,
     "innodb_lock_wait_timeout": 300,
     "lock_wait_timeout": 300,
-    "max_statement_time": 0,
     "max_execution_time": 0,
     "idle_transaction_timeout": 0,
     "idle_readonly_transaction_timeout": 0,
@@ -201,8 +200,8 @@ def session_settings(backend: Backend, side: str) -> Iterator[str]:
         names = ", ".join(f"'{name}'" for name in limits)
         yield f"SELECT set_config(name, CASE name {cases} END, {local}) AS s FROM pg_settings WHERE name IN ({names})"
     elif backend.dialect == "mysql":
-        # It would also cut short the list of what the server knows.
-        yield "SET SESSION sql_select_limit = 18446744073709551615"
+        # Both would also cut short the list of what the server knows. The comment is code to MariaDB alone.
+        yield "SET SESSION sql_select_limit = 18446744073709551615 /*M!100102 , max_statement_time = 0 */"
         there = _variables(backend, _MYSQL_LIMITS)
         yield from (f"SET SESSION {name} = {value}" for name, value in _MYSQL_LIMITS.items() if name in there)
 
