@@ -11,6 +11,8 @@ from typing import Any
 from tests.generate import make_store
 
 HEAD = "dc11669786a5"
+# MLflow 1.30's eleven tables, which are made and proven in a fraction of the time that head's 64 take.
+FEW_TABLES = "97727af70f4d"
 BEFORE_KILLED = "2b4d017a5e9b"
 BEFORE_LATEST = "7ac759974ad8"
 BEFORE_ANALYTICS = "b7e2c1a4d9f3"
@@ -33,7 +35,7 @@ class Trap:
     fixed: Mapping[str, Any] | None = LEFT_OUT
     """The cells that fix changes; None: the row is left out."""
     targets: frozenset[str] = ALL
-    revision: str = HEAD
+    revision: str = FEW_TABLES
     upgrade: bool = False
     others: Mapping[str, int] = field(default_factory=dict)
     """Rejects of other rows that come with it when the row is left out, by rule."""
@@ -216,6 +218,7 @@ TRAPS = [
         PARAM,
         {"value": ("öx" * 4001)[:8000]},
         SERVERS,
+        revision=HEAD,
     ),
     Trap(
         "a long tag at an old revision",
@@ -249,6 +252,7 @@ TRAPS = [
         {"key": "key-0"},
         {"value": ("ä" + "éx" * 50000).encode()[:65535].decode(errors="ignore")},
         frozenset({"mysql"}),
+        revision=HEAD,
     ),
     Trap(
         "a long key that another one begins with",
@@ -273,6 +277,7 @@ TRAPS = [
         LEFT_OUT,
         SERVERS,
         others={"orphan": 1},
+        revision=HEAD,
     ),
     Trap(
         "a boolean of two",
@@ -302,6 +307,7 @@ TRAPS = [
         {"dataset_record_id": "dataset_record_id-0"},
         {"inputs": '{"a NaN": [1.50, null, null]}'},
         SERVERS,
+        revision=HEAD,
     ),
     Trap(
         "JSON that is none",
@@ -312,6 +318,7 @@ TRAPS = [
         {"dataset_record_id": "dataset_record_id-0"},
         LEFT_OUT,
         SERVERS,
+        revision=HEAD,
     ),
     Trap(
         "a day that is none",
@@ -322,6 +329,7 @@ TRAPS = [
         {"id": 1},
         LEFT_OUT,
         SERVERS,
+        revision=HEAD,
     ),
     Trap(
         "NULL in a column that is NOT NULL",
@@ -329,7 +337,7 @@ TRAPS = [
         "params",
         "value",
         loosened(
-            "params", "value VARCHAR(8000) NOT NULL", "value VARCHAR(8000)", f"UPDATE params SET value = NULL {_KEYS}"
+            "params", "value VARCHAR(500) NOT NULL", "value VARCHAR(500)", f"UPDATE params SET value = NULL {_KEYS}"
         ),
         PARAM,
     ),
@@ -473,6 +481,7 @@ TRAPS = [
         ),
         {"experiment_id": 70},
         {"name": "twice_deleted_70"},
+        revision=HEAD,
     ),
     Trap(
         "a row that stands twice, its key lost",

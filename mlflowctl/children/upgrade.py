@@ -14,6 +14,9 @@ On SQLite and PostgreSQL a revision (``"atomic": true``) is one transaction with
 this process is killed, the database stands at one revision or the next, and the same call carries on. MySQL commits
 at each statement that changes a table, so one that was begun and not finished may be half-done there.
 
+With ``--while-stdin`` it ends when its standard input does: the parent was killed. Not so on MySQL, which could not
+take back what of a revision is done.
+
 Where a script reads whole tables into memory, ``equivalents.py`` beside this file moves the rows instead.
 """
 
@@ -26,6 +29,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import time
 import types
 import warnings
@@ -60,7 +64,7 @@ MYSQL_LIMITS = {
     "sql_safe_updates": 0,
 }
 POSTGRES_LIMITS = (
-    *("statement_timeout", "transaction_timeout", "lock_timeout"),
+    *("statement_timeout", "transaction_timeout"),
     *("idle_in_transaction_session_timeout", "idle_session_timeout"),
 )
 # A constant that does not grow with the store: sorting and indexing in SQLite's own 2 MB costs more time.
@@ -154,11 +158,20 @@ def engine_for(url: str) -> Any:
             connection.exec_driver_sql(
                 f"SELECT set_config(name, '0', true) FROM pg_catalog.pg_settings WHERE name IN ({names})"
             )
+            # A killed child's statement may run long; for a stranger's lock an end is better, with its error.
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {LOCK_SECONDS * 1000}")
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK_NUMBER})")
+            connection.exec_driver_sql("SET LOCAL lock_timeout = 300000")
 
     event.listen(engine, "connect", connected)
     event.listen(engine, "begin", begun)
     return engine
+
+
+def end_with_stdin() -> None:
+    """End this process when the parent is gone, in the middle of whatever it does: the database takes that back."""
+    os.read(0, 1)
+    os._exit(1)
 
 
 def load_equivalents() -> Any:
@@ -264,8 +277,11 @@ def main() -> int:
     parser.add_argument("--chain", choices=sorted(FOLDERS), required=True)
     parser.add_argument("--to", required=True)
     parser.add_argument("--own-scripts-only", action="store_true", help="run MLflow's scripts as they are")
+    parser.add_argument("--while-stdin", action="store_true", help="end when standard input does")
     arguments = parser.parse_args()
     url = os.environ["MLFLOWCTL_CHILD_URL"]
+    if arguments.while_stdin and not url.startswith("mysql"):
+        threading.Thread(target=end_with_stdin, name="mlflowctl-parent", daemon=True).start()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     work: Upgrade | None = None

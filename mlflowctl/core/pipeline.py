@@ -48,8 +48,11 @@ def ahead(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
             put(_Failed(error))
         finally:
             close = getattr(items, "close", None)
-            if close is not None:
-                close()
+            try:
+                if close is not None:
+                    close()
+            except BaseException as error:  # noqa: BLE001 - the consumer waits for a word, whatever happens here
+                put(_Failed(error))
             put(_Done())
 
     thread = threading.Thread(target=produce, name="mlflowctl-read-ahead", daemon=True)

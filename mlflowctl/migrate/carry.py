@@ -176,7 +176,7 @@ class Carrier:
             self._wanted, self._source, target.kind, self._revision, target.uri, self._selection
         )
         record = yield from self._open(standing, passage)
-        rejects = RejectsFile(Path(record.document["rejects_file"]))
+        rejects = RejectsFile(Path(record.document["rejects_file"]), record.id)
         whole = yield from self._copy(record, passage, rejects, standing if target.resumed else None)
         record = whole[0]
         sums = whole[1]
@@ -212,15 +212,21 @@ class Carrier:
             if phase == "complete":  # a SQLite build that was finished, and not yet renamed
                 record, phase = replace(record, state="running", finished=None), "lifted"
             yield Note(f"Carrying on with the migration begun on {record.started} (at: {phase}).", level="warning")
+            # What was copied under another policy may hang on a row that this one leaves out.
+            rejudge = record.document["on_bad_row"] != self._settings.on_bad_row
             return target.advance(
                 record,
                 phase=phase,
                 owner=owner(),
+                rejudge=rejudge or record.document.get("rejudge", False),
                 on_bad_row=self._settings.on_bad_row,
                 rejects_file=self._rejects_file(record.document["rejects_file"]),
             )
         place = target.open(resume=False)
+        abandoned: list[str] = []
         if standing.state == "unfinished":
+            if standing.record is not None:
+                abandoned = [standing.record.id, *standing.record.document.get("abandoned", ())]
             yield Note(f"The unfinished copy is made afresh: {why}.", level="warning")
             if target.kind != "sqlite":
                 target.clear(standing, self._schema)
@@ -240,6 +246,7 @@ class Carrier:
                 "source_rows": _row_ceilings(self._source),
                 "snapshot": self._source.snapshot,
                 "rejects_file": str(Path(file).absolute()),
+                "abandoned": abandoned,
                 "owner": owner(),
             },
         )
@@ -250,6 +257,7 @@ class Carrier:
             raise
         except Exception as bad:
             raise target.refused(bad, "the new tables") from bad
+        self._afresh = None
         return target.advance(
             record, phase="copy", chunks=resume.chunk_documents(chunks), source_state=self._source.state()
         )
@@ -287,13 +295,25 @@ class Carrier:
         )
         past_copy = resume.PHASES.index(record.phase) > resume.PHASES.index("copy")
         noted = [c for c in chunks if c.id in notes]
-        if resumed is not None and (noted or past_copy) and self._own != record.id:
+        if resumed is not None and self._own != record.id:
             changed = self._without_rejects(rejects, record, chunks, notes, past_copy)
             state = source.state()
             snapshot = record.document.get("snapshot", source.snapshot)
-            if state is None or state != record.document.get("source_state"):
+            ceilings = dict(record.document["source_rows"])
+            elsewhen = state is None or state != record.document.get("source_state")
+            if elsewhen:
+                for name, rows in _row_ceilings(source).items():
+                    ceilings[name] = max(rows, ceilings.get(name, 0))
+            if elsewhen and (noted or past_copy):
+                yield Note(
+                    "The source is read at another instant than before, so what was copied is checked again.",
+                    level="warning",
+                )
                 changed |= yield from self._check_again(copier, record, chunks, notes, past_copy)
                 snapshot = "multiple" if source.snapshot == "single" else source.snapshot
+            elif record.document.get("rejudge") and noted and not past_copy:
+                yield Note("--on-bad-row is another than before, so what was copied is judged again.", level="warning")
+                changed |= yield from self._check_again(copier, record, chunks, notes, past_copy)
             if changed:
                 now = self._chunks(passage)
                 again = resume.affected(changed, chunks, now, notes.get(EXTRA), self._schema.seed)
@@ -305,13 +325,15 @@ class Carrier:
                 phase=record.phase,
                 chunks=resume.chunk_documents(chunks),
                 source_state=state,
+                source_rows=ceilings,
                 snapshot=snapshot,
+                rejudge=False,
             )
         self._own = record.id
         result.source["snapshot"] = record.document.get("snapshot", source.snapshot)
         if past_copy:
             return record, _recorded(source, record)
-        rejects.keep(notes)
+        rejects.keep(notes, abandoned=record.document.get("abandoned", ()))
         left = [c for c in chunks if c.id not in notes]
         before = sum(sum(notes[c.id].get("seen", {}).values()) for c in chunks if c.id in notes)
         total = before + sum(c.rows for c in left)
@@ -324,6 +346,18 @@ class Carrier:
             result.notes.append(text)
             yield Note(text, level="warning")
         done = target.journal.chunks()
+        lost = {c.id for c in chunks} | {EXTRA}
+        lost -= set(done)
+        if lost:
+            # The proof compares with the sum of the notes, so a chunk without one would never be missed.
+            raise TargetError(
+                f"The copy ended without {len(lost)} of its {len(chunks) + 1} parts.",
+                where=target.uri.redacted,
+                why=f"Not noted: {', '.join(sorted(lost)[:3])}.",
+                next_step="Run the same command again: it copies them. Please report it.",
+                kind="incomplete_copy",
+                resumable=True,
+            )
         sums = totals(source, [d for n, d in done.items() if not n.startswith("step:")])
         record = target.advance(record, phase="index", totals=sums.document())
         return record, sums
@@ -336,9 +370,6 @@ class Carrier:
         Raises:
             _Afresh: it has changed, and keys and constraints are on the tables already.
         """
-        yield Note(
-            "The source is read at another instant than before, so what was copied is checked again.", level="warning"
-        )
         if past_copy and not notes:
             raise _Afresh("the source may have changed since")
         changed = yield from copier.check([c for c in chunks if c.id in notes], notes)

@@ -1,4 +1,8 @@
-"""The rejects file: every row that does not arrive as it was, whole, one JSON object a line."""
+"""The rejects file: every row that does not arrive as it was, whole, one JSON object a line.
+
+A line begins with the migration that wrote it. Those of others (another chain's, an earlier migration's, or whatever
+the file held before) are never touched.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +20,16 @@ if TYPE_CHECKING:
 
 
 class RejectsFile:
-    """Appends lines; made with the first one. Threads may share it."""
+    """Appends lines; made with the first one. Threads may share it.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: of the file.
+        migration: the journal's ID.
+    """
+
+    def __init__(self, path: Path, migration: str) -> None:
         self.path = path
+        self._migration = migration
         self._lock = threading.Lock()
 
     def lacking(self, expected: Mapping[str, int]) -> set[str]:
@@ -35,25 +45,38 @@ class RejectsFile:
         if self.path.exists():
             try:
                 with self.path.open(encoding="utf-8", errors="replace") as lines:
-                    there.update(map(_chunk_of, lines))
+                    there.update(chunk for owner, chunk in map(_owner_of, lines) if owner == self._migration)
             except OSError as bad:
                 raise self._unwritable(bad) from bad
         return {chunk for chunk, count in expected.items() if there[chunk] < count}
 
-    def keep(self, chunks: Iterable[str]) -> None:
-        """Drop the lines of chunks that a killed run did not finish, and a last line cut short.
+    def keep(self, chunks: Iterable[str], *, abandoned: Iterable[str] = ()) -> None:
+        """Drop the lines of chunks that a killed run did not finish, and a last line of its cut short.
+
+        Args:
+            chunks: those that were finished.
+            abandoned: IDs of earlier attempts that this migration began afresh; none of their lines counts.
 
         Raises:
             TargetError: the file cannot be read or written.
         """
         if not self.path.exists():
             return
-        known = set(chunks)
+        known, gone = set(chunks), set(abandoned)
+        ours = [_beginning(identity).encode() for identity in (self._migration, *gone)]
+
+        def stays(line: bytes) -> bool:
+            if not line.endswith(b"\n"):
+                return not any(line.startswith(b) or b.startswith(line) for b in ours)
+            owner, chunk = _owner_of(line)
+            return owner not in gone and (owner != self._migration or chunk in known)
+
         try:
-            with self.path.open(encoding="utf-8", errors="replace") as old:
+            with self.path.open("rb") as old:
                 new = self.path.with_name(self.path.name + ".new")
-                with new.open("w", encoding="utf-8") as kept:
-                    kept.writelines(line for line in old if _chunk_of(line) in known)
+                with new.open("wb") as kept:
+                    for line in filter(stays, old):
+                        kept.write(line if line.endswith(b"\n") else line + b"\n")
                     kept.flush()
                     os.fsync(kept.fileno())
             new.replace(self.path)
@@ -66,7 +89,8 @@ class RejectsFile:
         Raises:
             TargetError: the file cannot be written.
         """
-        lines = [json.dumps({"chunk": chunk, **reject}, ensure_ascii=False) + "\n" for reject in rejects]
+        whose = {"migration": self._migration, "chunk": chunk}
+        lines = [json.dumps({**whose, **reject}, ensure_ascii=False) + "\n" for reject in rejects]
         if not lines:
             return
         try:
@@ -88,8 +112,14 @@ class RejectsFile:
         )
 
 
-def _chunk_of(line: str) -> str | None:
+def _beginning(migration: str) -> str:
+    return json.dumps({"migration": migration})[:-1]
+
+
+def _owner_of(line: str | bytes) -> tuple[str | None, str | None]:
+    """The migration and the chunk that a whole line names."""
     try:
-        return str(json.loads(line)["chunk"]) if line.endswith("\n") else None
+        found = json.loads(line) if line[-1:] in ("\n", b"\n") else {}
+        return str(found["migration"]), str(found["chunk"])
     except (ValueError, KeyError, TypeError):
-        return None
+        return None, None

@@ -36,12 +36,20 @@ def lift(target: Target, revision: str, revisions: int) -> Engine[None]:
     # The URL holds a password, so it travels in the child's environment, which only its owner reads.
     environment = {**os.environ, "MLFLOWCTL_CHILD_URL": target.child_url()}
     script = Path(children.__file__).with_name("upgrade.py")
-    command = [sys.executable, str(script), "--chain", target.chain, "--to", revision]
+    command = [sys.executable, str(script), "--chain", target.chain, "--to", revision, "--while-stdin"]
     # A file takes any amount of words; a pipe that nobody reads meanwhile would stop the child.
     spoken = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 - closed when its words are read
     child = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=spoken, text=True, start_new_session=True
+        command,
+        env=environment,
+        # Never written to: it ends when this process does, however it does, and the child with it.
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=spoken,
+        text=True,
+        start_new_session=True,
     )
+    assert child.stdin is not None
     assert child.stdout is not None
     done = 0
     failure: str | None = None
@@ -63,6 +71,7 @@ def lift(target: Target, revision: str, revisions: int) -> Engine[None]:
         child.wait()
         raise
     child.wait()
+    child.stdin.close()
     spoken.seek(0)
     words = spoken.read()
     spoken.close()

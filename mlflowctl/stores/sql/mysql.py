@@ -60,6 +60,10 @@ class MysqlBackend(WriteBackend):
         self._cursors = pymysql.cursors
         self._driver_error = pymysql.err.Error
         self._local_infile = True
+        arguments = uri.mysql_arguments()
+        if "unix_socket" in arguments and not any(name.startswith("ssl") for name in arguments):
+            # The driver would read the system's list of authorities for each connection, for a socket of this machine.
+            arguments["ssl_disabled"] = True
         try:
             self._connection: Any = pymysql.connect(
                 charset="utf8mb4",
@@ -67,7 +71,7 @@ class MysqlBackend(WriteBackend):
                 local_infile=True,
                 binary_prefix=True,
                 program_name=f"mlflowctl {os.getpid()}@{socket.gethostname()}",
-                **uri.mysql_arguments(),
+                **arguments,
             )
             # Zero is a value (experiment 0), backslashes and zero dates mean what they mean everywhere.
             self.execute("SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO,ANSI_QUOTES'")

@@ -63,13 +63,21 @@ class SqliteBackend(WriteBackend):
     loose_types = True
 
     def __init__(
-        self, uri: StoreUri, *, file: Path, side: str, copy: tempfile.TemporaryDirectory[str] | None = None
+        self,
+        uri: StoreUri,
+        *,
+        file: Path,
+        side: str,
+        copy: tempfile.TemporaryDirectory[str] | None = None,
+        state: str | None = None,
     ) -> None:
         self.uri = uri
         self.file = file
         self._side = side
         self._copy = copy
         self.private = copy is not None
+        # Before the first read, so that what is written meanwhile makes a difference.
+        self._state = (state or _state_of(file)) if side == "source" else None
         mode = "ro" if side == "source" and copy is None else "rwc" if side == "target" else "rw"
         self._connection = adbc.Connection(
             adbc_driver_sqlite._driver_path(), f"file:{quoted_path(file.absolute())}?mode={mode}"
@@ -207,12 +215,8 @@ class SqliteBackend(WriteBackend):
         return [f"rowid < {cuts[0]}", *middle, f"rowid >= {cuts[-1]}"]
 
     def state(self) -> str | None:
-        """What identifies the file's content: its size, time and SQLite's own change counter, and the log's."""
-        assert self.uri.path is not None
-        marks = _marks(self.uri.path, Path(f"{self.uri.path}-wal"), Path(f"{self.uri.path}-journal"))
-        with self.uri.path.open("rb") as stream:
-            counter = stream.read(28)[24:28].hex()
-        return f"{marks} {counter}"
+        """What identified the file's content when it was opened: size, time and SQLite's own change counter, and the log's."""
+        return self._state
 
     def sibling(self) -> Backend | None:
         """The connection itself: SQLite takes statements of several threads in turn, within one transaction."""
@@ -324,10 +328,11 @@ def open_source(uri: StoreUri) -> tuple[SqliteBackend, list[str]]:
     if pending and _readable_in_place(uri, file):
         pending = False
     if not pending and not left_wal:
-        return _opened(uri, file, None), notes
+        return _opened(uri, file, None, None), notes
     # To read such a file SQLite must write (roll back the journal, index the WAL), so a private copy is read instead.
     copy = tempfile.TemporaryDirectory(prefix="mlflowctl-")
     private = Path(copy.name) / file.name
+    state = _state_of(file)
     before = _marks(file, wal, journal)
     try:
         for original in (file, wal, journal):
@@ -359,7 +364,7 @@ def open_source(uri: StoreUri) -> tuple[SqliteBackend, list[str]]:
         else "a write-ahead log: its committed rows were read"
     )
     notes.append(f"{file.name} had {what} in a private copy, the original is untouched.")
-    return _opened(uri, private, copy), notes
+    return _opened(uri, private, copy, state), notes
 
 
 def _marks(*files: Path) -> list[tuple[int, int] | None]:
@@ -372,6 +377,13 @@ def _marks(*files: Path) -> list[tuple[int, int] | None]:
         except FileNotFoundError:
             found.append(None)
     return found
+
+
+def _state_of(file: Path) -> str:
+    marks = _marks(file, Path(f"{file}-wal"), Path(f"{file}-journal"))
+    with file.open("rb") as stream:
+        counter = stream.read(28)[24:28].hex()
+    return f"{marks} {counter}"
 
 
 def _readable_in_place(uri: StoreUri, file: Path) -> bool:
@@ -391,9 +403,11 @@ def _readable_in_place(uri: StoreUri, file: Path) -> bool:
         backend.close()
 
 
-def _opened(uri: StoreUri, file: Path, copy: tempfile.TemporaryDirectory[str] | None) -> SqliteBackend:
+def _opened(
+    uri: StoreUri, file: Path, copy: tempfile.TemporaryDirectory[str] | None, state: str | None
+) -> SqliteBackend:
     try:
-        backend = SqliteBackend(uri, file=file, side="source", copy=copy)
+        backend = SqliteBackend(uri, file=file, side="source", copy=copy, state=state)
         backend.rows("SELECT count(*) AS n FROM sqlite_master")
     except SourceError as bad:
         if bad.kind == "locked":

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from mlflowctl.stores.sql.circumstances import Circumstance
     from mlflowctl.stores.uri import StoreUri
 
+# How long a run waits for the end of a killed run's upgrade on MySQL before it says so.
+_CHILD_SECONDS = 60
 _PRIMARY_KEY = re.compile(r"^ALTER TABLE (?:ONLY )?(\S+) ADD CONSTRAINT (\S+) PRIMARY KEY (\(.*\));?$", re.DOTALL)
 # MySQL's and MariaDB's words for: there is one of that name.
 _THERE_ALREADY = re.compile(
@@ -251,7 +253,11 @@ class Target:
                 return Standing("unfinished", record, tables=tables, chunks=journal.chunks())
             finally:
                 backend.close()
-        except (TargetError, adbc.Error):
+        except (TargetError, adbc.Error) as bad:
+            refused = self.refused(bad, "the unfinished file")
+            if refused.kind == "deadlock":
+                # The upgrade of a run that was killed, about to notice it: what it holds is no ruin.
+                raise refused from bad
             return None
         finally:
             if not held:
@@ -407,8 +413,10 @@ class Target:
             with closing(sqlite3.connect(self._file, timeout=5)) as source, closing(sqlite3.connect(build)) as copy:
                 source.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 source.execute("PRAGMA journal_mode = DELETE")
+                # Before the copy: whatever is written from here on shows when the name is taken.
+                marks = self._marks()
                 source.backup(copy)
-            return self._marks()
+            return marks
         except sqlite3.Error as bad:
             raise self.refused(bad, "its own tables") from bad
 
@@ -428,7 +436,27 @@ class Target:
         if not got:
             record = Journal(self._guard, self.chain).latest()
             raise self._locked((record.document.get("owner") if record else None) or {})
+        if self.kind == "mysql":
+            self._wait_for_a_killed_upgrade(self._guard)
         self._guard.commit()
+
+    def _wait_for_a_killed_upgrade(self, guard: WriteBackend) -> None:
+        """MySQL cannot take half a revision back, so the child of a run that was killed goes on to its end.
+
+        Raises:
+            TargetError: it is still at work after a minute (kind ``locked``).
+        """
+        name = "LEFT(CONCAT('mlflowctl ', MD5(DATABASE())), 64)"
+        if guard.rows(f"SELECT GET_LOCK({name}, {_CHILD_SECONDS}) AS got")[0]["got"] != 1:
+            raise TargetError(
+                "The upgrade of a migration that was killed is still at work in this target.",
+                where=self.uri.redacted,
+                why="MySQL cannot take half a revision back, so it goes on to the revision's end.",
+                next_step="Wait for it (SHOW PROCESSLIST shows its statement), then run the same command.",
+                kind="locked",
+                resumable=True,
+            )
+        guard.rows(f"SELECT RELEASE_LOCK({name}) AS released")
 
     def _take_build_lock(self) -> None:
         lock_file = self._lock_file
@@ -493,6 +521,9 @@ class Target:
         """
         self.refuse_strangers_rows(unfinished)
         made = set(unfinished.record.document.get("tables", ())) if unfinished.record else set()
+        if unfinished.record is not None:
+            # MySQL drops without a transaction: after a kill in the middle nobody must carry on with what is left.
+            self.advance(unfinished.record, phase="schema")
         self._drop(made, schema.chain)
         self.journal.forget_chunks()
         self.backend.execute(f"DELETE FROM {JOURNAL_TABLE} WHERE chain = {self.backend.literal(self.chain)}")
@@ -775,6 +806,8 @@ class Target:
         self._backend = _open_server(self.uri)
         self.refuse_strangers_rows(standing)
         made = set(standing.record.document.get("tables", ())) if standing.record else set()
+        if standing.record is not None:
+            self.advance(standing.record, phase="schema")
         removed_tables = sorted(made & set(self.backend.catalog()))
         self._drop(made, self.chain)
         self.backend.commit()
