@@ -35,6 +35,16 @@ _LIBPQ_WORDS = frozenset(
 # How people ask for a schema; libpq and SQLAlchemy know none of these, and both know options.
 _SCHEMA_WORDS = ("schema", "search_path", "searchpath", "current_schema", "currentschema")
 _MYSQL_NUMBERS = ("connect_timeout", "read_timeout", "write_timeout")
+# A host that is gone without a word is noticed within about a minute, not after the two hours of the system's own
+# keepalive. A server that is busy answers all the same: its system does.
+KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_COUNT, UNANSWERED_SECONDS = 30, 10, 3, 60
+LIBPQ_PATIENCE = {
+    "connect_timeout": "15",
+    "keepalives_idle": str(KEEPALIVE_IDLE),
+    "keepalives_interval": str(KEEPALIVE_INTERVAL),
+    "keepalives_count": str(KEEPALIVE_COUNT),
+    "tcp_user_timeout": str(UNANSWERED_SECONDS * 1000),
+}
 _MYSQL_PLAIN = ("unix_socket", "read_default_file", "read_default_group")
 _MYSQL_FIXED = {
     "charset": ("utf8mb4", "utf8mb3", "utf8"),
@@ -126,7 +136,7 @@ class StoreUri:
                 words["port"] = ",".join(port for _, port in split)
         if "application_name" not in words:
             words.setdefault("fallback_application_name", application_name())
-        return words
+        return {**words, **{key: value for key, value in LIBPQ_PATIENCE.items() if key not in words}}
 
     def _mysql_words(self, parts: SplitResult) -> dict[str, str]:
         query = {_mysql_word(key): value for key, value in _pairs(parts)}

@@ -966,6 +966,11 @@ def test_tls_on_the_way_to_mysql(tls_server: TlsServer, certificates: Certificat
     with opened(f"mysql://secure:pass-word@localhost:{tls_server.port}/d?ssl_mode=REQUIRED") as backend:
         cipher = backend.rows("SHOW SESSION STATUS LIKE 'Ssl_cipher'")[0]["Value"]
         assert cipher
+        assert isinstance(backend, MysqlBackend)
+        if hasattr(socket, "TCP_KEEPIDLE"):
+            # A host that is gone without a word shall not hold a migration for hours.
+            line = backend._connection._sock
+            assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
         assert "tls" not in {c.rule for c in source_circumstances(backend, "tracking")}
 
 

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from mlflowctl.core.errors import SourceError, TargetError
-from mlflowctl.stores.uri import StoreUri, application_name, parse_uri
+from mlflowctl.stores.uri import LIBPQ_PATIENCE, StoreUri, application_name, parse_uri
 
 MYSQL = "mysql+pymysql://u:p%40ss@h:3307/db"
 POSTGRES = "postgresql+psycopg2://u:p%40ss@h:5433/db"
@@ -76,7 +76,7 @@ def refused(text: str) -> SourceError:
 def test_libpq_and_sqlalchemy_read_the_same(query: str, expected: dict[str, str]) -> None:
     uri = parsed(f"{POSTGRES}?{query}" if query else POSTGRES)
     login = {"user": "u", "password": "p@ss", "host": "h", "port": "5433", "dbname": "db"}
-    wanted = {**login, "fallback_application_name": application_name(), **expected}
+    wanted = {**login, "fallback_application_name": application_name(), **LIBPQ_PATIENCE, **expected}
     assert {k: str(v) for k, v in of_libpq(uri).items()} == wanted
     assert {k: str(v) for k, v in of_sqlalchemy(uri).items()} == wanted
 
@@ -94,6 +94,12 @@ def test_several_hosts_and_sockets() -> None:
     assert (of_sqlalchemy(uri)["host"], str(of_sqlalchemy(uri)["port"])) == ("a,b", "1,2")
     uri = parsed("postgresql://u@/db?host=/var/run/postgresql&port=6543")
     assert of_libpq(uri)["host"] == of_sqlalchemy(uri)["host"] == "/var/run/postgresql"
+
+
+def test_a_silent_host_is_noticed_as_early_as_the_uri_wants() -> None:
+    uri = parsed(f"{POSTGRES}?tcp_user_timeout=0&keepalives_idle=5")
+    assert (of_libpq(uri)["tcp_user_timeout"], of_libpq(uri)["keepalives_idle"]) == ("0", "5")
+    assert of_libpq(uri)["keepalives_interval"] == LIBPQ_PATIENCE["keepalives_interval"]
 
 
 def test_a_password_with_every_character_arrives() -> None:

@@ -18,6 +18,7 @@ from mlflowctl.core.redact import redact_text
 from mlflowctl.stores.api import Count, Trouble
 from mlflowctl.stores.canonical import arrow_schema
 from mlflowctl.stores.sql.backend import WriteBackend, lost
+from mlflowctl.stores.uri import KEEPALIVE_COUNT, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, UNANSWERED_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -73,6 +74,7 @@ class MysqlBackend(WriteBackend):
                 program_name=f"mlflowctl {os.getpid()}@{socket.gethostname()}",
                 **arguments,
             )
+            _notice_silence(self._connection)
             # Zero is a value (experiment 0), backslashes and zero dates mean what they mean everywhere.
             self.execute("SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO,ANSI_QUOTES'")
             self.execute("SET SESSION time_zone = '+00:00'")
@@ -312,6 +314,23 @@ class MysqlBackend(WriteBackend):
 
 _Cut = tuple[int, str, "int | None"]
 """The place of a value in the key's order, the value as a literal, and where in the second column to cut within it."""
+
+
+def _notice_silence(connection: Any) -> None:
+    """Let the system notice a host that is gone without a word, as libpq is told to for PostgreSQL."""
+    line = getattr(connection, "_sock", None)  # PyMySQL has no option for it
+    if line is None or line.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    options = {
+        "TCP_KEEPIDLE": KEEPALIVE_IDLE,
+        "TCP_KEEPINTVL": KEEPALIVE_INTERVAL,
+        "TCP_KEEPCNT": KEEPALIVE_COUNT,
+        "TCP_USER_TIMEOUT": UNANSWERED_SECONDS * 1000,
+    }
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in options.items():
+        if hasattr(socket, name):  # not every system has each
+            line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _between(first: str, second: str, cuts: Sequence[_Cut]) -> list[str | None]:
