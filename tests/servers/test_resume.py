@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
+import sys
 from collections import Counter
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from mlflowctl.core.errors import SourceError, TargetError, UsageError
 from mlflowctl.core.events import Note, drive
@@ -19,6 +23,7 @@ from mlflowctl.migrate.run import migrate
 from mlflowctl.stores import schema as schemas
 from mlflowctl.stores.open import open_reader
 from mlflowctl.stores.sql import reader as readers
+from mlflowctl.stores.sql import target as targets
 from mlflowctl.stores.sql.target import Target, Writer
 from mlflowctl.stores.uri import parse_uri
 from tests.engine import run_migrate, run_verify
@@ -57,6 +62,19 @@ def _notes(source: Path | str, target: str, **settings: Any) -> tuple[MigrateRes
         lambda event: said.append(event.text) if isinstance(event, Note) else None,
     )
     return result, said
+
+
+@contextmanager
+def _held_by_another_process(file: Path) -> Iterator[None]:
+    """Locked as by a transaction that has begun to write; in this process SQLite's locks would not be seen."""
+    script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('BEGIN EXCLUSIVE'); print(flush=True); sys.stdin.read()"
+    holder = subprocess.Popen([sys.executable, "-c", script, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    try:
+        yield
+    finally:
+        holder.communicate()
 
 
 def _unowned(rejects: Path) -> list[str]:
@@ -204,6 +222,46 @@ def test_a_source_that_gained_experiments_between_two_kills(
             run_migrate(source, target_url, upgrade=False)
     assert run_migrate(source, target_url, upgrade=False).status == "verified"
     assert run_verify(source, target_url).equal
+
+
+@pytest.mark.mysql
+def test_the_upgrade_of_a_killed_run_is_waited_for(
+    mysql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MySQL cannot take half a revision back, so there the child goes on; nobody may drop tables under it."""
+    source = tmp_path / "source.db"
+    make_store(source, OLD, rows=3)
+    monkeypatch.setattr(targets, "_CHILD_SECONDS", 1)
+    engine = sa.create_engine(mysql_url, poolclass=sa.NullPool)
+    with engine.connect() as child:
+        assert child.exec_driver_sql("SELECT GET_LOCK(LEFT(CONCAT('mlflowctl ', MD5(DATABASE())), 64), 0)").scalar()
+        with pytest.raises(TargetError) as caught:
+            run_migrate(source, mysql_url, upgrade=False)
+    assert caught.value.kind == "locked"
+    assert "still at work" in caught.value.what
+    assert int(caught.value.exit_code) == 5
+    assert run_migrate(source, mysql_url, upgrade=False).status == "verified"
+
+
+def test_a_build_that_is_held_is_no_ruin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the upgrade's child of a killed run, say: it is waited for, and nothing is removed under it."""
+    source, target = tmp_path / "source.db", tmp_path / "target.db"
+    make_store(source, OLD, rows=3)
+    with monkeypatch.context() as patched:
+        _stop_before_phase(patched, "upgrade")
+        with pytest.raises(_Stop):
+            run_migrate(source, f"sqlite:///{target}")
+    build = target.with_name("target.db.mlflowctl-partial")
+    before = build.stat().st_ino
+    with _held_by_another_process(build):
+        with pytest.raises(TargetError) as caught:
+            run_migrate(source, f"sqlite:///{target}", retry_seconds=0)
+        assert caught.value.kind == "deadlock"
+        assert int(caught.value.exit_code) == 5
+        assert build.stat().st_ino == before
+    result, said = _notes(source, f"sqlite:///{target}")
+    assert result.status == "verified"
+    assert any("Carrying on" in text for text in said)
 
 
 def test_a_rejects_file_holds_the_lines_of_both_chains_and_keeps_what_it_held(tmp_path: Path) -> None:

@@ -49,6 +49,25 @@ def test_it_stops_where_it_is_told_and_does_nothing_twice(tmp_path: Path) -> Non
     assert standing(engine) == "770bee3ae1dd"
 
 
+@pytest.mark.parametrize("database", [d for d in SERVERS if "mysql" not in str(d)], indirect=True)
+def test_it_ends_with_the_parent_that_held_its_input(database: sa.Engine) -> None:
+    """Else the upgrade of a killed run would go on while the next one is at work."""
+    begin_at(database, "97727af70f4d")
+    command, environment = command_for(database.url, HEAD["tracking"], "tracking", "--while-stdin")
+    child = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdin is not None
+    assert child.stdout is not None
+    assert json.loads(child.stdout.readline())["event"] == "begin"
+    child.stdin.close()
+    assert child.wait(60) == 1
+    child.stdout.close()
+    reached = standing(database)
+    assert reached != HEAD["tracking"]
+    code, events, _ = lift(database.url, HEAD["tracking"])
+    assert (code, finished(events)) == (0, after(str(reached), HEAD["tracking"]))
+    assert read(database, "tracking") == pooled(shipped("tracking", database.dialect.name), HEAD["tracking"])
+
+
 def test_rows_are_lifted_with_the_tables(tmp_path: Path) -> None:
     """From 0.9: the user becomes a tag, the last point of a metric stands in latest_metrics."""
     engine = sa.create_engine(f"sqlite:///{tmp_path}/x.db", poolclass=sa.NullPool)
