@@ -21,7 +21,7 @@ from tests.servers.test_kills import COPY, LIFT, Lab, lab, on
 
 __all__ = ["lab", "on"]
 
-pytestmark = [pytest.mark.soak, pytest.mark.slow]
+pytestmark = [pytest.mark.soak, pytest.mark.slow, pytest.mark.timeout(0)]
 
 KILLS = int(os.environ.get("MLFLOWCTL_SOAK_KILLS", "1000"))
 METRICS = 60_000
