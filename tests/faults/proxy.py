@@ -131,14 +131,14 @@ class Proxy:
             except OSError:
                 return
             if self._listener is not listener:
-                _close(client)
                 self.refused += 1
+                _close(client)
                 return
             try:
                 server = self._connect()
             except OSError:
-                _close(client)
                 self.refused += 1
+                _close(client)
                 continue
             pair = _Pair(self, client, server)
             with self._lock:
