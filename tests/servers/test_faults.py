@@ -138,7 +138,9 @@ def same(bench: Bench, target: str, kind: str, source: str, *, upgrade: bool = F
 
 
 @pytest.mark.parametrize("kind", SERVERS)
-@pytest.mark.parametrize("part", [0.02, 0.3, 0.6, 0.9, 0.98])
+@pytest.mark.parametrize(
+    "part", [0.02, 0.6, 0.98, *(pytest.param(part, marks=pytest.mark.wide) for part in (0.3, 0.9))]
+)
 def test_a_target_that_is_gone_for_good_is_said_and_the_same_command_completes(
     kind: str, part: float, bench: Bench
 ) -> None:
@@ -216,7 +218,7 @@ def test_delays_change_nothing(kind: str, bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("kind", SERVERS)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.wide) for seed in (2, 3))])
 def test_cuts_at_random_and_the_same_command_until_it_completes(kind: str, seed: int, bench: Bench) -> None:
     source = bench.source()
     _, _, size = bench.undisturbed(kind, source, upgrade=False)
@@ -342,7 +344,7 @@ def _interrupted(bench: Bench, kind: str, source: str, upgrade: bool, number: in
         (START, signal.SIGINT),
         (SCHEMA, signal.SIGTERM),
         ("copy", signal.SIGINT),
-        ("copy", signal.SIGTERM),
+        pytest.param("copy", signal.SIGTERM, marks=pytest.mark.wide),
         ("verify", signal.SIGTERM),
         ("index", signal.SIGINT),
     ],

@@ -178,7 +178,7 @@ def test_the_seeds_give_kills_enough_in_every_phase_and_database() -> None:
 SLICES = 4
 
 
-@pytest.mark.parametrize("part", range(SLICES))
+@pytest.mark.parametrize("part", [0, 2, *(pytest.param(n, marks=pytest.mark.wide) for n in (1, 3))])
 def test_every_commit_and_rename_of_a_sqlite_target_may_be_the_last(part: int, on: Callable[[str], Lab]) -> None:
     lab = on("sqlite")
     case = lab.case("3.17", "sqlite", upgrade=False, metrics=50)

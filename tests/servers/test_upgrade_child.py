@@ -181,7 +181,10 @@ def settled(engine: sa.Engine) -> None:
                 time.sleep(0.01)
 
 
-@pytest.mark.parametrize(("start", "seed", "kills"), [("base", 1, 8), ("c8d9e0f1a2b3", 2, 4)])
+@pytest.mark.parametrize(
+    ("start", "seed", "kills"),
+    [("c8d9e0f1a2b3", 2, 4), pytest.param("base", 1, 8, marks=(pytest.mark.wide, pytest.mark.slow))],
+)
 @pytest.mark.parametrize("database", SERVERS[:2], indirect=True)
 def test_killed_at_any_instant_it_stands_at_one_revision_and_carries_on(
     database: sa.Engine, start: str, seed: int, kills: int

@@ -8,9 +8,15 @@ from __future__ import annotations
 import json
 import sys
 import tarfile
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import pytest
+
+if TYPE_CHECKING:
+    from _pytest.mark import ParameterSet
 
 Kind = Literal["files", "sqlite"]
 
@@ -81,3 +87,9 @@ def answers(store: GoldenStore, directory: Path) -> dict[str, Any]:
     """What the release itself answered for its store, keyed by IDs (see README.md)."""
     text = (_extracted(store, directory) / "answers.json").read_text(encoding="utf-8")
     return cast("dict[str, Any]", json.loads(text))
+
+
+def each(stores: Sequence[GoldenStore], always: Collection[str]) -> list[ParameterSet]:
+    """The stores as parameters of a slow test; those not named in ``always`` are for the wide run alone."""
+    wide = (pytest.mark.wide, pytest.mark.slow)
+    return [pytest.param(store, id=store.name, marks=() if store.name in always else wide) for store in stores]
