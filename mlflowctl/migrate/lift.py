@@ -77,6 +77,9 @@ class Lift:
                 needed |= set(rule.needs)
         return sorted((n for n in needed if n in self._source_tables), key=lambda n: (_place(n), n))
 
+    untouched: frozenset[str] = frozenset()
+    """Tables of which no upgrade changes anything: neither a row, nor a name, nor a column."""
+
     _source_tables: frozenset[str] = frozenset()
 
     def stream(self, batches: Iterator[TableBatch], tables: Sequence[str] | None) -> Iterator[TableBatch]:
@@ -692,6 +695,16 @@ def plan(source: Schema, target: Schema) -> Lift:
         )
     if source.revision == target.revision:
         lifted.lacking = _lacking(source, target)
+    lifted.untouched = frozenset(
+        name
+        for name, comparison in lifted.comparisons.items()
+        if (between or source.revision == target.revision)
+        and name not in made
+        and sources.get(name) is source.tables.get(name, False)
+        and name not in lifted.renamed_columns
+        and not comparison.uncompared
+        and comparison.kinds == {c.name: c.kind for c in sources[name].columns if not c.computed}
+    )
     return lifted
 
 

@@ -203,7 +203,7 @@ def _experiment_ids(policy: str, source: Reader, target_kind: str, selection: Se
 def _describe(plan: Plan, settings: MigrateSettings, source: Reader) -> None:
     if plan.upgrades:
         plan.transforms_text.append(
-            f"upgrade of the proven copy from {plan.revision_from} to {plan.revision_to} by {plan.upgrades} of MLflow's own revisions"
+            f"upgrade of the copy from {plan.revision_from} to {plan.revision_to} by {plan.upgrades} of MLflow's own revisions"
         )
     changed = sum(o != n for o, n in plan.experiment_ids.items())
     if changed:

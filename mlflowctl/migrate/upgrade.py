@@ -80,7 +80,7 @@ def lift(target: Target, revision: str, revisions: int) -> Engine[None]:
         if DISK_FULL.search(why) or GONE.search(why):
             raise lost(TargetError, target.uri, Exception(why))
         raise TargetError(
-            "MLflow's upgrade of the proven copy failed.",
+            "MLflow's upgrade of the copy failed.",
             where=target.uri.redacted,
             why=redact_text(why),
             next_step="Run the same command with --no-upgrade to keep the copy at its own revision, or report the error to MLflow.",

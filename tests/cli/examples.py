@@ -126,7 +126,7 @@ PLANNED: Document = {
             {"name": "traces", "rows": 0, "estimated": False},
         ],
         "transforms": [
-            "upgrade of the proven copy by 1 of MLflow's own revisions",
+            "upgrade of the copy by 1 of MLflow's own revisions",
             "artifact locations below /a become s3://b",
         ],
         "space_bytes": 312_000_000,

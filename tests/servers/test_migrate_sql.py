@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from mlflowctl.core.errors import DifferError, SourceError, TargetError
+from mlflowctl.core.events import Engine
+from mlflowctl.migrate import upgrade
 from mlflowctl.stores import schema as schemas
+from mlflowctl.stores.sql.target import Target
 from tests.engine import run_migrate, run_verify
 from tests.generate import make_store
 
@@ -385,3 +388,30 @@ def test_a_second_mlflowctl_on_one_target_is_refused(tmp_path: Path, target_url:
     assert caught.value.kind == "locked"
     first.close()
     assert run_migrate(source, target_url).status == "verified"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tampering", ["DELETE FROM metrics", "UPDATE params SET value = 'x'"])
+def test_what_goes_wrong_in_an_upgrade_that_should_not_touch_a_table_is_noticed(
+    tampering: str, tmp_path: Path, target_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proof of such a table is left to the one after the upgrade."""
+    source = tmp_path / "source.db"
+    make_store(source, "97727af70f4d", rows=4)
+    lift = upgrade.lift
+
+    def badly(target: Target, revision: str, revisions: int) -> Engine[None]:
+        yield from lift(target, revision, revisions)
+        target.backend.execute(tampering)
+        target.commit()
+
+    monkeypatch.setattr(upgrade, "lift", badly)
+    with pytest.raises(DifferError) as caught:
+        run_migrate(source, target_url)
+    table = "metrics" if "metrics" in tampering else "params"
+    assert caught.value.where == table
+    result = caught.value.result  # type: ignore[attr-defined]
+    assert {d["table"] for d in result.verify["differences"]} == {table}
+    monkeypatch.undo()
+    assert run_migrate(source, target_url).status == "verified"
+    assert run_verify(source, target_url).equal

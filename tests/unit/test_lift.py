@@ -17,6 +17,8 @@ from mlflowctl.stores import schema
 from mlflowctl.stores.api import TableBatch
 from mlflowctl.stores.canonical import ARROW_TYPES
 
+HEAD = "dc11669786a5"
+
 
 def batches(
     source: schema.Schema, rows: dict[str, list[dict[str, Any]]], lifted: lift.Lift, size: int = 7
@@ -352,3 +354,17 @@ def test_facts_beyond_the_memory_are_found_again() -> None:
     ]
     spill.close()
     assert spill.empty
+
+
+def test_tables_that_no_upgrade_touches() -> None:
+    old, head = schema.schema_at("tracking", "sqlite", "97727af70f4d"), schema.schema_at("tracking", "postgresql", HEAD)
+    untouched = lift.plan(old, head).untouched
+    assert {"metrics", "params", "latest_metrics", "tags"} <= untouched
+    # New columns, and a table that the old release did not have.
+    assert not untouched & {"experiments", "model_versions", "traces", "trace_info", "spans"}
+    # Before steps and latest metrics, the metrics change and others are made of them.
+    assert not lift.plan(schema.schema_at("tracking", "sqlite", "90e64c465722"), head).untouched & {
+        "metrics",
+        "latest_metrics",
+    }
+    assert lift.plan(head, head).untouched == set(head.tables)

@@ -129,8 +129,8 @@ class Writer:
 class Builders:
     """Builds indexes in threads; leaving the block waits for them and raises what went wrong.
 
-    PostgreSQL's own parallel workers are off meanwhile: whole builds at once keep the cores busier than one build with
-    workers, whose last part runs alone.
+    PostgreSQL's own parallel workers stay on: most stores have one table that is larger than all others together, and
+    its primary key would be sorted by one core while the others wait.
     """
 
     def __init__(self, target: Target, steps: Sequence[Step], connections: int) -> None:
@@ -152,7 +152,6 @@ class Builders:
             self._failures.append(bad)
             return
         try:
-            builder.execute("SET max_parallel_maintenance_workers = 0")
             while not self._failures and not self._given_up and signals.pending() is None:
                 try:
                     step = self._line.get_nowait()
